@@ -1,0 +1,46 @@
+# make demo, make test: each creates .venv and installs what it needs; the second run is quick.
+PYTHON ?= python3
+PY := .venv/bin/python
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: demo test test-full build emulate sanitize lint format clean
+
+demo: build
+	.venv/bin/dali-icgan demo
+
+test: build emulate lint
+	$(PY) -m pytest -m "not full"
+
+test-full: build emulate lint
+	$(PY) -m pytest
+
+build: .venv/installed
+	@$(PY) setup.py -q build_ext --inplace
+
+# The CUDA kernels compiled as C++, so that the tests can run them on the CPU.
+emulate: .venv/installed
+	@DALI_ICGAN_CUDA=emulate $(PY) setup.py -q build_ext
+
+# The kernels' tests again under AddressSanitizer and UBSan, CPU back ends and emulated CUDA kernels alike.
+sanitize: .venv/installed build
+	@DALI_ICGAN_CUDA=emulate DALI_ICGAN_SANITIZE=1 $(PY) setup.py -q build_ext
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  DALI_ICGAN_EMULATED=build/sanitize $(PY) -m pytest tests/ops
+
+lint: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+format: .venv/installed
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+.venv/installed: pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install -q "setuptools>=77" ninja "pybind11>=2.13"
+	$(PY) -m pip install -q --no-build-isolation -e ".[cu13,dev]"
+	touch $@
+
+clean:
+	rm -rf build dali_icgan/_C*.so

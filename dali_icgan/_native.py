@@ -1,0 +1,76 @@
+"""The only importer of the compiled module: describes torch tensors to it."""
+
+import contextlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from dali_icgan import _C as _installed  # type: ignore[attr-defined]
+from dali_icgan.errors import DeviceError
+
+_active: ModuleType = _installed
+
+
+def native() -> Any:
+    """The compiled module in use: the installed one, except within :func:`emulated_cuda`."""
+    return _active
+
+
+@contextlib.contextmanager
+def emulated_cuda(module: ModuleType) -> Iterator[None]:
+    """Within it CPU tensors go through the CUDA kernels of ``module``, a build with DALI_ICGAN_CUDA=emulate. For tests."""
+    global _active
+    if module.cuda != "emulated":
+        raise RuntimeError(f"emulation needs a build with DALI_ICGAN_CUDA=emulate, this one has CUDA {module.cuda}")
+    previous, _active = _active, module
+    try:
+        yield
+    finally:
+        _active = previous
+
+
+def build_info() -> dict[str, Any]:
+    """What this build holds.
+
+    Returns:
+        ``cuda``: "built" or "absent"; ``architectures``: such as ["sm_80", "sm_90", "compute_90"] (the last is PTX), empty
+        without CUDA; ``compiler`` and ``cuda_compiler``: the first line of their version; ``commit``: of the source, "" if unknown.
+    """
+    return {
+        "cuda": _installed.cuda,
+        "architectures": _installed.architectures.split(),
+        "compiler": _installed.compiler,
+        "cuda_compiler": _installed.cuda_compiler,
+        "commit": _installed.commit,
+    }
+
+
+def ref(name: str, tensor: torch.Tensor) -> Any:
+    """Describe ``tensor`` to the compiled module; the caller keeps it alive until the stream has passed."""
+    dtypes = {
+        torch.float32: _active.DType.float32,
+        torch.float64: _active.DType.float64,
+        torch.float16: _active.DType.float16,
+        torch.bfloat16: _active.DType.bfloat16,
+        torch.uint8: _active.DType.uint8,
+        torch.int32: _active.DType.int32,
+        torch.int64: _active.DType.int64,
+    }
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be one of {', '.join(map(str, dtypes))}, got {tensor.dtype}")
+    if tensor.is_cuda and _installed.cuda != "built":
+        raise DeviceError(f"{name} is on {tensor.device}, but this build has no CUDA code: {build_info()}")
+    device = tensor.device.index if tensor.is_cuda else (0 if _active is not _installed else -1)
+    return _active.TensorRef(tensor.data_ptr(), dtypes[tensor.dtype], device, tensor.shape, tensor.stride())
+
+
+def stream(tensor: torch.Tensor) -> int:
+    """The address of torch's current stream on the tensor's device; 0 on the CPU."""
+    return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0
+
+
+def threads() -> int:
+    """How many threads a CPU kernel may use: torch's own setting of the calling thread."""
+    return torch.get_num_threads()

@@ -1,0 +1,44 @@
+import pytest
+import torch
+
+from dali_icgan._native import emulated_cuda
+from tests.emulation import emulated_module
+
+
+def pytest_addoption(parser):
+    parser.addoption("--require-gpu", action="store_true", help="a test that would be skipped for want of a GPU fails instead")
+
+
+def pytest_collection_modifyitems(config, items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            if config.getoption("--require-gpu"):
+                item.add_marker(pytest.mark.usefixtures("gpu_is_missing"))
+            else:
+                item.add_marker(pytest.mark.skip(reason="needs a GPU"))
+
+
+@pytest.fixture
+def gpu_is_missing():
+    pytest.fail("--require-gpu, and torch.cuda.is_available() is False")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    return request.param
+
+
+@pytest.fixture(params=["forward", "reverse", "7"])
+def on_emulated_cuda(request, monkeypatch):
+    """A context manager: CPU tensors within it go through the CUDA kernels, in one of three thread orders."""
+    monkeypatch.setenv("DI_EMULATE_ORDER", request.param)
+    return lambda: emulated_cuda(emulated_module())
+
+
+@pytest.fixture(autouse=True)
+def _leave_torch_as_it_was():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
