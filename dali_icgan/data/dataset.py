@@ -1,0 +1,225 @@
+"""Whatever a user has as a dataset, seen as files (or bytes) with labels. Nothing is opened here but folders."""
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+# torchvision's ImageFolder lists exactly these, so that indices agree with it.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(eq=False)
+class Samples:
+    """Encoded images with labels, in a fixed order.
+
+    Attributes:
+        sources: one a sample: the path of a file, or the file's bytes.
+        labels: int64 ``[n]``.
+        root: the folder that keys are relative to; None when nothing is a file.
+        classes: names by label, where the dataset has them.
+        name: for messages.
+    """
+
+    sources: Sequence[str | bytes]
+    labels: npt.NDArray[np.int64]
+    root: str | None
+    classes: list[str] | None = None
+    name: str = "dataset"
+    _keys: list[str] | None = field(default=None, init=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def path(self, index: int) -> str:
+        """How a message names the sample: its path, or where it lies in memory."""
+        source = self.sources[index]
+        return source if isinstance(source, str) else f"<sample {index} in memory>"
+
+    def read(self, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            OSError: the file is missing or unreadable.
+        """
+        source = self.sources[index]
+        return read_file(source) if isinstance(source, str) else bytes(source)
+
+    @property
+    def keys(self) -> list[str]:
+        """One a sample: the path relative to ``root`` with forward slashes; for bytes a digest of their content."""
+        if self._keys is None:
+            self._keys = self.keys_under(self.root)
+        return self._keys
+
+    def keys_under(self, root: str | None) -> list[str]:
+        """The keys as they are seen from another root, such as a feature bank's."""
+        prefix = None if root is None else os.path.join(os.path.abspath(root), "")
+        return [_key(source, prefix) for source in self.sources]
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex digest of keys and labels: two datasets with the same one list the same samples in the same order."""
+        digest = hashlib.sha256("\n".join(self.keys).encode("utf-8", "surrogateescape"))
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()[:32]
+
+
+def read_file(path: str) -> bytes:
+    """The file's content, read without Python's buffering."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        parts = [os.read(descriptor, size + 1)]
+        while parts[-1] and sum(map(len, parts)) != size:
+            parts.append(os.read(descriptor, 1 << 20))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(descriptor)
+
+
+def as_samples(dataset: Any) -> Samples:
+    """See a dataset as :class:`Samples`.
+
+    Args:
+        dataset: a folder with one subfolder a class (classes and order as torchvision's ImageFolder has them); a sequence of
+            ``(path or bytes, label)``; a torchvision-like dataset with ``samples`` (its ``target_transform`` is applied here, once
+            a sample); ``Subset`` and ``ConcatDataset`` of those; Samples themselves.
+
+    Raises:
+        ValueError: the dataset has a ``transform`` or a loader of its own, or is empty.
+        TypeError: it is none of the above, or a label is not an integer.
+        FileNotFoundError: the folder is missing or holds no images.
+    """
+    if isinstance(dataset, Samples):
+        samples = dataset
+    elif isinstance(dataset, (str, os.PathLike)):
+        samples = _from_folder(os.fspath(dataset))
+    elif hasattr(dataset, "dataset") and hasattr(dataset, "indices"):
+        samples = _subset(as_samples(dataset.dataset), dataset.indices)
+    elif hasattr(dataset, "datasets"):
+        samples = _concatenated([as_samples(part) for part in dataset.datasets])
+    elif hasattr(dataset, "samples"):
+        samples = _from_torchvision(dataset)
+    elif isinstance(dataset, Sequence):
+        samples = _from_pairs(dataset, "dataset")
+    else:
+        raise TypeError(
+            "dataset must be a folder, a list of (path or bytes, label), a dataset with `samples` such as torchvision's ImageFolder, "
+            f"or a Subset or ConcatDataset of those, got {type(dataset).__name__}"
+        )
+    if len(samples) == 0:
+        raise ValueError(f"dataset must hold at least one image, got none in {samples.name}")
+    return samples
+
+
+def _key(source: str | bytes, prefix: str | None) -> str:
+    if not isinstance(source, str):
+        return "sha256:" + hashlib.sha256(source).hexdigest()[:32]
+    if prefix is None:
+        return source
+    if not source.startswith(prefix):
+        source = os.path.abspath(source)
+    relative = source[len(prefix) :] if source.startswith(prefix) else os.path.relpath(source, prefix)
+    return relative.replace(os.sep, "/")
+
+
+def _from_folder(folder: str) -> Samples:
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"dataset must be a folder with one subfolder a class, got {folder!r}, which is not a folder")
+    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    sources: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        before = len(sources)
+        for where, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
+            sources += [os.path.join(where, file) for file in sorted(files) if file.lower().endswith(IMAGE_EXTENSIONS)]
+        if len(sources) == before:
+            raise FileNotFoundError(f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none")
+        labels += [label] * (len(sources) - before)
+    if not classes:
+        raise FileNotFoundError(f"{folder} must hold one subfolder a class, got none")
+    return Samples(sources, np.array(labels, np.int64), os.path.abspath(folder), classes, folder)
+
+
+def _from_pairs(pairs: Sequence[Any], name: str, root: str | None = None) -> Samples:
+    sources: list[str | bytes] = []
+    labels = np.empty(len(pairs), np.int64)
+    for i, pair in enumerate(pairs):
+        if not isinstance(pair, Sequence) or len(pair) != 2 or isinstance(pair, (str, bytes)):
+            raise TypeError(f"{name}[{i}] must be (path or bytes, label), got {_short(pair)}")
+        source, label = pair
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            sources.append(bytes(source))
+        elif isinstance(source, (str, os.PathLike)):
+            sources.append(os.fspath(source))
+        else:
+            raise TypeError(f"{name}[{i}] must begin with a path or bytes, got {type(source).__name__}")
+        labels[i] = _integer(label, f"{name}[{i}]")
+    if root is None:
+        folders = {os.path.dirname(os.path.abspath(s)) for s in sources if isinstance(s, str)}
+        root = os.path.commonpath(folders) if folders else None
+    return Samples(sources, labels, root, name=name)
+
+
+def _from_torchvision(dataset: Any) -> Samples:
+    kind = type(dataset).__name__
+    if getattr(dataset, "transform", None) is not None:
+        raise ValueError(
+            f"{kind} must come without its own transform, got {_short(dataset.transform)}: images are cropped and normalised on the "
+            "device, so give DataLoader(transform=di.TrainTransform(...)) instead"
+        )
+    read = getattr(dataset, "loader", None)
+    if read is not None and not getattr(read, "__module__", "").startswith("torchvision."):
+        raise ValueError(f"{kind} must use torchvision's own image loader (files are decoded by DALI here), got {_short(read)}")
+    pairs = dataset.samples
+    target: Callable[[Any], Any] | None = getattr(dataset, "target_transform", None)
+    if target is not None:
+        pairs = [(path, target(label)) for path, label in pairs]
+    root = getattr(dataset, "root", None)
+    samples = _from_pairs(pairs, kind, None if root is None else os.path.abspath(os.fspath(root)))
+    samples.classes = list(dataset.classes) if target is None and hasattr(dataset, "classes") else None
+    samples.name = f"{kind}({root})" if root is not None else kind
+    return samples
+
+
+def _subset(samples: Samples, indices: Any) -> Samples:
+    chosen = np.asarray(indices, np.int64)
+    if chosen.size and (chosen.min() < -len(samples) or chosen.max() >= len(samples)):
+        wrong = chosen[(chosen < -len(samples)) | (chosen >= len(samples))][0]
+        raise ValueError(f"Subset indices must lie in 0..{len(samples) - 1}, got {wrong}")
+    sources = [samples.sources[i] for i in chosen]
+    return Samples(sources, samples.labels[chosen], samples.root, samples.classes, f"Subset of {samples.name}")
+
+
+def _concatenated(parts: list[Samples]) -> Samples:
+    if not parts:
+        raise ValueError("ConcatDataset must hold at least one dataset, got none")
+    roots = {part.root for part in parts if part.root is not None}
+    classes = parts[0].classes if all(part.classes == parts[0].classes for part in parts) else None
+    return Samples(
+        [source for part in parts for source in part.sources],
+        np.concatenate([part.labels for part in parts]),
+        os.path.commonpath(roots) if roots else None,
+        classes,
+        f"ConcatDataset of {len(parts)} datasets",
+    )
+
+
+def _integer(label: Any, name: str) -> int:
+    if isinstance(label, bool) or not hasattr(label, "__index__"):
+        raise TypeError(f"{name} must have an integer label, got {_short(label)}")
+    return int(label)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+

@@ -1,0 +1,115 @@
+"""Encoded files with what their headers say, read by many threads; one bad file never touches its neighbours."""
+
+import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dali_icgan.data.dataset import Samples, read_file
+from dali_icgan.errors import DecodeError
+from dali_icgan.ops import image_header
+
+# One more than what Pillow calls a decompression bomb and refuses.
+MAX_PIXELS = 178_956_970
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One encoded image.
+
+    Attributes:
+        data: the file, uint8 ``[bytes]``.
+        height, width: in pixels, as decoded (after rotation where ``exif`` was asked for).
+        whole: decode all of it, whatever the crop: a JPEG whose end is missing must be good or bad whatever the crop, and formats
+            that only Pillow reads have no region decode.
+        pillow: DALI does not read this format, Pillow does.
+    """
+
+    data: npt.NDArray[np.uint8]
+    height: int
+    width: int
+    whole: bool = False
+    pillow: bool = False
+
+
+def encoded(data: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> Encoded:
+    """See an encoded image's header.
+
+    Raises:
+        ValueError: it has none, or more than ``max_pixels`` pixels; the message is the reason.
+    """
+    try:
+        header = image_header(data)
+        height, width, pillow = header.height, header.width, header.format == "gif"
+        turned, whole = exif and header.orientation >= 5, header.suspect or pillow
+    except ValueError as reason:
+        if not data:
+            raise
+        width, height = _size_by_pillow(data, reason)
+        turned, whole, pillow = False, True, True
+    if height * width > max_pixels:
+        raise ValueError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
+    if turned:
+        height, width = width, height
+    return Encoded(np.frombuffer(data, np.uint8), height, width, whole, pillow)
+
+
+def _size_by_pillow(data: bytes, reason: ValueError) -> tuple[int, int]:
+    # ImageFolder also lists PPM, PGM and TIFF.
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except Exception:
+        raise reason from None
+
+
+class Reader:
+    """Reads samples by index, several at once.
+
+    Args:
+        samples: where from.
+        threads: how many files are read at once.
+        exif, max_pixels: as the DataLoader's.
+    """
+
+    def __init__(self, samples: Samples, threads: int, *, exif: bool = False, max_pixels: int = MAX_PIXELS) -> None:
+        self.samples = samples
+        self._exif = exif
+        self._max_pixels = max_pixels
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    def read(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
+        """One a sample, by index or (for a file outside the dataset) by path; what could not be read comes back as the error."""
+        size = -(-len(items) // self._threads)
+        # One task a thread: handing over each file alone costs more than reading it.
+        pieces = [items[begin : begin + size] for begin in range(0, len(items), size or 1)]
+        if len(pieces) <= 1:
+            return self._read_all(items)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dali_icgan-read")
+        return [item for part in self._pool.map(self._read_all, pieces) for item in part]
+
+    def _read_all(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
+        return [self._read_one(item) for item in items]
+
+    def _read_one(self, item: int | str) -> Encoded | DecodeError:
+        index, path = (item, self.samples.path(item)) if isinstance(item, int) else (-1, item)
+        try:
+            data = self.samples.read(index) if isinstance(item, int) else read_file(item)
+            return encoded(data, exif=self._exif, max_pixels=self._max_pixels)
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except ValueError as error:
+            reason = str(error)
+        return DecodeError(path, index, reason)
+
+    def close(self) -> None:
+        """End its threads; the next read begins new ones."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True)

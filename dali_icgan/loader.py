@@ -1,0 +1,514 @@
+"""The DataLoader: torch's, with images decoded, augmented and finished on the device."""
+
+import logging
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from dali_icgan.augment import DAICGAN, EvalTransform, TrainTransform
+from dali_icgan.batches import Delivery, Engine
+from dali_icgan.data import as_samples
+from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
+from dali_icgan.data.read import MAX_PIXELS
+from dali_icgan.data.stages import Stages
+from dali_icgan.errors import DecodeError, DeviceError
+
+log = logging.getLogger("dali_icgan")
+STATE_FORMAT = 1
+
+
+class DataLoader:
+    """``torch.utils.data.DataLoader`` for image files, with generative augmentation.
+
+    Names, order and defaults of the positional arguments are torch's. Yields ``(images, labels)``: images ``[n, 3, s, s]``, normalised,
+    on the device; labels int64 ``[n]`` beside them. ``views=k`` yields a list of k image tensors. Every row is a pure function of
+    (seed, epoch, index, repeat, view): batch size, threads, prefetch depth and ranks change nothing.
+
+    Args:
+        dataset: a folder (a class a subfolder, as ImageFolder), a list of ``(path or bytes, label)``, a torchvision-like dataset with
+            ``samples`` and without ``transform``, Subset and ConcatDataset of those.
+        batch_size: per rank; None only with ``batch_sampler``.
+        shuffle: a new order each epoch, a keyed bijection of the index range.
+        sampler, batch_sampler: torch's; a sampler may also yield ``(index, repeat)``.
+        num_workers: DALI's decoding threads; 0: one a core.
+        collate_fn: must be None: batches are assembled on the device.
+        drop_last: leave out the last incomplete batch.
+        timeout: seconds to wait for a batch; 0: for ever.
+        generator: its seed is taken where ``seed`` is None.
+        pin_memory, worker_init_fn, multiprocessing_context, persistent_workers, pin_memory_device, in_order: accepted, without effect.
+        prefetch_factor: batches ready ahead; None: 2.
+        augment: a :class:`DAICGAN`, or None.
+        transform: crop, flip and normalisation: :class:`TrainTransform` or :class:`EvalTransform`.
+        views: how many differently augmented images of each sample, 1..256.
+        device: None: cuda where available, else cpu.
+        dtype: None: float16 on cuda, float32 on cpu. Arithmetic is float32.
+        memory_format: torch.contiguous_format or torch.channels_last.
+        seed: any 64-bit integer; None: the generator's, else torch.initial_seed().
+        shard: (rank, world); None: torch.distributed's where it is initialised and no sampler is given; False: never.
+        remainder: where samples do not divide by ranks: "pad" (default with shuffle), "uneven" (default without), "drop".
+        on_error: "skip": an unreadable sample is replaced by the next readable one of this rank's order; "raise": a DecodeError.
+        max_pixels: an image with more is an error, before it is decoded.
+        exif: rotate as EXIF says.
+        return_info: yield a dict of numpy arrays as well: index, repeat, path, label, and replaced, box, flip (with a leading axis of
+            views where there are several).
+
+    Attributes:
+        errors: the DecodeErrors so far, one a file.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above.
+        DeviceError: no DALI, or no such device.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int | None = 1,
+        shuffle: bool | None = None,
+        sampler: Iterable[Any] | None = None,
+        batch_sampler: Iterable[Sequence[Any]] | None = None,
+        num_workers: int = 0,
+        collate_fn: Callable[..., Any] | None = None,
+        pin_memory: bool = False,
+        drop_last: bool = False,
+        timeout: float = 0,
+        worker_init_fn: Callable[[int], None] | None = None,
+        multiprocessing_context: Any = None,
+        generator: torch.Generator | None = None,
+        *,
+        prefetch_factor: int | None = None,
+        persistent_workers: bool = False,
+        pin_memory_device: str = "",
+        in_order: bool = True,
+        augment: DAICGAN | None = None,
+        transform: TrainTransform | EvalTransform | None = None,
+        views: int = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+        seed: int | None = None,
+        shard: tuple[int, int] | bool | None = None,
+        remainder: str | None = None,
+        on_error: str = "skip",
+        max_pixels: int = MAX_PIXELS,
+        exif: bool = False,
+        return_info: bool = False,
+    ) -> None:
+        if collate_fn is not None:
+            raise ValueError("collate_fn must be None: batches are assembled on the device by one kernel, got a function")
+        ignored = {
+            "pin_memory": pin_memory,
+            "worker_init_fn": worker_init_fn,
+            "multiprocessing_context": multiprocessing_context,
+            "persistent_workers": persistent_workers,
+            "pin_memory_device": pin_memory_device,
+            "in_order=False": not in_order,
+        }
+        for name in (name for name, asked in ignored.items() if asked):
+            warnings.warn(f"{name} has no effect here: there are no worker processes, and order is kept", stacklevel=2)
+        _natural("num_workers", num_workers, 0)
+        if prefetch_factor is not None:
+            _natural("prefetch_factor", prefetch_factor, 1)
+        _natural("views", views, 1)
+        _natural("max_pixels", max_pixels, 1)
+        if views > 256:
+            raise ValueError(f"views must be at most 256, got {views}")
+        if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
+            raise ValueError(f"timeout must be a number of seconds >= 0, got {timeout!r}")
+        if batch_sampler is not None:
+            if batch_size != 1 or shuffle or sampler is not None or drop_last:
+                raise ValueError("batch_sampler must come without batch_size, shuffle, sampler and drop_last")
+        else:
+            if batch_size is None:
+                raise ValueError("batch_size must be a positive integer, got None")
+            _natural("batch_size", batch_size, 1)
+            if sampler is not None and shuffle:
+                raise ValueError("sampler must come without shuffle, got both")
+        if on_error not in ("skip", "raise"):
+            raise ValueError(f'on_error must be "skip" or "raise", got {on_error!r}')
+        if memory_format not in (torch.contiguous_format, torch.channels_last):
+            raise ValueError(f"memory_format must be torch.contiguous_format or torch.channels_last, got {memory_format}")
+        if augment is not None and not isinstance(augment, DAICGAN):
+            raise TypeError(f"augment must be a DAICGAN or None, got {type(augment).__name__}")
+        transform = TrainTransform(224) if transform is None else transform
+        if not isinstance(transform, (TrainTransform, EvalTransform)):
+            raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(transform).__name__}")
+        if augment is not None:
+            if augment.view_p is not None and len(augment.view_p) != views:
+                raise ValueError(f"view_p must give one p a view: views is {views}, got {len(augment.view_p)}")
+            if augment.labels == "random" and views > 1:
+                raise ValueError(f'labels="random" gives a row one label: views must be 1, got {views}')
+        self.dataset = dataset
+        self.batch_size = None if batch_sampler is not None else batch_size
+        self.drop_last = drop_last
+        self.sampler = sampler
+        self.batch_sampler = batch_sampler
+        self.num_workers = num_workers
+        self.timeout = timeout
+        self.prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
+        self.augment = augment
+        self.transform = transform
+        self.views = views
+        self.device = _device(device)
+        self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
+        if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype}")
+        self.seed = _seed(seed, generator)
+        self.shuffle = bool(shuffle)
+        self._own_order = sampler is None and batch_sampler is None
+        self.rank, self.world = self._shard(shard)
+        if remainder is not None and remainder not in REMAINDERS:
+            raise ValueError(f"remainder must be one of {', '.join(map(repr, REMAINDERS))} or None, got {remainder!r}")
+        self.remainder = remainder or ("pad" if self.shuffle else "uneven")
+        self.return_info = return_info
+        samples = as_samples(dataset)
+        self._engine = Engine(
+            samples,
+            augment=augment,
+            transform=transform,
+            views=views,
+            device=self.device,
+            dtype=self.dtype,
+            memory_format=memory_format,
+            seed=self.seed,
+            threads=num_workers,
+            on_error=on_error,
+            max_pixels=max_pixels,
+            exif=exif,
+            keep=self.prefetch_factor + 3,
+        )
+        self._pid = os.getpid()
+        self._closed = False
+        self._epoch = 0  # of the next pass
+        self._sampler_epoch = getattr(self._any_sampler, "epoch", None)
+        self._resume: dict[str, Any] | None = None
+        self._progress: _Progress | None = None
+        self._pass: weakref.ref[_Pass] | None = None
+        self._warned = False
+        weakref.finalize(self, Engine.close, self._engine)
+
+    # ------------------------------------------------------------------ torch's face
+
+    def __len__(self) -> int:
+        """Batches an epoch has on this rank."""
+        if self._own_order:
+            return self._sharded(0, 0).batches
+        if self.batch_sampler is not None:
+            return len(self.batch_sampler)  # type: ignore[arg-type]
+        count = len(self.sampler)  # type: ignore[arg-type]
+        assert self.batch_size is not None
+        return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
+
+    def __iter__(self) -> "_Pass":
+        self._check_usable()
+        self._end_pass()
+        resume, self._resume = self._resume, None
+        sampler = self._any_sampler
+        named = getattr(sampler, "epoch", None)
+        if isinstance(named, int) and named != self._sampler_epoch and resume is None:
+            self._epoch = named  # the sampler's set_epoch names the next pass as well as ours does
+        self._sampler_epoch = named
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        self._progress = self._begin(epoch, resume)
+        begun = _Pass(self, self._progress)
+        self._pass = weakref.ref(begun)
+        return begun
+
+    def set_epoch(self, epoch: int) -> None:
+        """Name the next pass; a sampler that has ``set_epoch`` is told too."""
+        _natural("epoch", epoch, 0)
+        if self._resume is not None and self._resume["epoch"] == epoch:
+            return  # the training loop names the epoch that a loaded state is in the middle of
+        self._resume = self._progress = None
+        self._epoch = epoch
+        sampler = self._any_sampler
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        self._sampler_epoch = getattr(sampler, "epoch", None)
+
+    # ------------------------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch stands, counted in batches handed out: small, JSON-able. A state taken after the last batch means the next
+        epoch."""
+        state = {
+            "kind": "dali_icgan.DataLoader",
+            "format": STATE_FORMAT,
+            "dataset": self._engine.samples.fingerprint,
+            "samples": len(self._engine.samples),
+            "seed": self.seed,
+            "shuffle": self.shuffle,
+            "order": "own" if self._own_order else "sampler",
+            "epoch": self._epoch,
+            "position": 0,
+        }
+        if self._resume is not None:
+            return dict(self._resume)
+        return state if self._progress is None else state | self._progress.state()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict`: the next pass is exactly the rest of that epoch.
+
+        Raises:
+            ValueError: the state is of another dataset, order or version.
+        """
+        if not isinstance(state, dict) or state.get("kind") != "dali_icgan.DataLoader":
+            raise ValueError("state must come from DataLoader.state_dict() of this package")
+        expected = {
+            "format": STATE_FORMAT,
+            "samples": len(self._engine.samples),
+            "dataset": self._engine.samples.fingerprint,
+            "shuffle": self.shuffle,
+            "order": "own" if self._own_order else "sampler",
+        }
+        for name, value in expected.items():
+            if state.get(name) != value:
+                raise ValueError(f"state must be of this loader: {name} must be {value!r}, got {state.get(name)!r}")
+        for name in ("seed", "epoch", "position"):
+            if not isinstance(state.get(name), int):
+                raise ValueError(f"state must have an integer {name}, got {state.get(name)!r}")
+        self._end_pass()
+        self._progress = None
+        self._epoch = state["epoch"]
+        self.seed = state["seed"]
+        self._engine.reseed(self.seed)
+        self._resume = dict(state) if state["position"] else None
+        sampler = self._any_sampler
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(self._epoch)  # type: ignore[union-attr]
+        self._sampler_epoch = getattr(sampler, "epoch", None)
+
+    # ------------------------------------------------------------------ ours
+
+    @property
+    def errors(self) -> list[DecodeError]:
+        """Samples that could not be read so far, one a file."""
+        return list(self._engine.errors.values())
+
+    def replay(self, epoch: int, index: int, repeat: int = 0, view: int = 0) -> tuple[torch.Tensor, int]:
+        """One row again, bit for bit as an epoch gives it: ``(image [3, s, s], label)``.
+
+        Raises:
+            DecodeError: it cannot be read.
+        """
+        delivery = self.replay_batch(epoch, [index], [repeat], view)
+        return delivery.images[0][0], int(delivery.info["label"][0])
+
+    def replay_batch(self, epoch: int, indices: Sequence[int], repeats: Sequence[int] | None = None, view: int = 0) -> Delivery:
+        """Several rows of :meth:`replay` at once, with their info."""
+        self._check_usable()
+        _natural("epoch", epoch, 0)
+        n = len(self._engine.samples)
+        for index in indices:
+            if not 0 <= index < n:
+                raise IndexError(f"index must lie in 0..{n - 1}, got {index}")
+        if not 0 <= view < self.views:
+            raise ValueError(f"view must lie in 0..{self.views - 1}, got {view}")
+        delivery = self._engine.replay(epoch, np.asarray(indices, np.int64), np.asarray(repeats or [0] * len(indices), np.int64), view)
+        delivery.on_current_stream()
+        return delivery
+
+    def close(self) -> None:
+        """End every thread; the loader cannot be used afterwards."""
+        self._closed = True
+        self._end_pass()
+        self._engine.close()
+
+    def __enter__(self) -> "DataLoader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ inside
+
+    @property
+    def _any_sampler(self) -> Any:
+        if self.batch_sampler is not None:
+            inner = getattr(self.batch_sampler, "sampler", None)
+            return self.batch_sampler if hasattr(self.batch_sampler, "set_epoch") or inner is None else inner
+        return self.sampler
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("a DataLoader must be used in the process that made it: after a fork, make one in the child")
+        if self._closed:
+            raise RuntimeError("the DataLoader is closed")
+
+    def _shard(self, shard: tuple[int, int] | bool | None) -> tuple[int, int]:
+        if shard is None or shard is True:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            if not distributed or not self._own_order:
+                return 0, 1
+            shard = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            log.info("samples are sharded over ranks: this is rank %d of %d", *shard)
+        if shard is False:
+            return 0, 1
+        if not (isinstance(shard, tuple) and len(shard) == 2 and all(isinstance(s, int) for s in shard) and 0 <= shard[0] < shard[1]):
+            raise ValueError(f"shard must be (rank, world) with 0 <= rank < world, False or None, got {shard!r}")
+        if not self._own_order:
+            raise ValueError("shard must be None or False with a sampler, which shards itself")
+        return shard
+
+    def _sharded(self, epoch: int, start: int) -> ShardedOrder:
+        assert self.batch_size is not None
+        return ShardedOrder(
+            len(self._engine.samples),
+            self.batch_size,
+            self.drop_last,
+            self.shuffle,
+            self.seed,
+            epoch,
+            self.rank,
+            self.world,
+            start,
+            self.remainder,
+        )
+
+    def _end_pass(self) -> None:
+        current = self._pass() if self._pass is not None else None
+        if current is not None:
+            current.close()
+
+    def _begin(self, epoch: int, resume: dict[str, Any] | None) -> "_Progress":
+        """The order of an epoch and where in it to begin."""
+        position = resume["position"] if resume else 0
+        if self._own_order:
+            return _Progress(epoch, self._sharded(epoch, position), 0)
+        sampler: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
+        drawn_from = getattr(self._any_sampler, "generator", None)
+        before = None
+        if isinstance(drawn_from, torch.Generator):
+            if resume is not None and resume.get("sampler_generator"):
+                drawn_from.set_state(torch.frombuffer(bytearray.fromhex(resume["sampler_generator"]), dtype=torch.uint8))
+            before = drawn_from.get_state().numpy().tobytes().hex()
+        endless = not hasattr(sampler, "__len__")
+        order = ListedOrder(
+            iter(sampler) if endless else listed(sampler, self.seed, epoch),
+            len(self._engine.samples),
+            self.batch_size or 1,
+            self.drop_last,
+            batches=self.batch_sampler is not None,
+            endless=endless,
+        )
+        if resume is not None:
+            order.batch(position - 1)
+            if order.batches < position or order.checksum(position) != resume.get("checksum"):
+                raise ValueError("state must be of the same sampler: this one gives another order for the batches already delivered")
+        return _Progress(epoch, order, position, before)
+
+    def _warn_once(self) -> None:
+        if self._engine.errors and not self._warned:
+            self._warned = True
+            error = next(iter(self._engine.errors.values()))
+            warnings.warn(f"{error}; it is replaced by the next readable sample (see loader.errors for all)", stacklevel=4)
+
+
+@dataclass
+class _Progress:
+    """How far a pass has come; outlives the pass, so that a state can be taken after ``break``."""
+
+    epoch: int
+    order: ShardedOrder | ListedOrder
+    first: int  # the batch of ``order`` that the pass begins with
+    sampler_generator: str | None = None
+    delivered: int = 0
+
+    def state(self) -> dict[str, Any]:
+        """What :meth:`DataLoader.state_dict` says of it."""
+        batches = self.first + self.delivered
+        if self.order.batch(batches) is None:
+            return {"epoch": self.epoch + 1, "position": 0}
+        if isinstance(self.order, ShardedOrder):
+            return {"epoch": self.epoch, "position": self.order.start + batches * self.order.batch_size * self.order.world}
+        return {
+            "epoch": self.epoch,
+            "position": batches,
+            "checksum": self.order.checksum(batches),
+            "sampler_generator": self.sampler_generator,
+        }
+
+
+class _Pass(Iterator[Any]):
+    """One pass over the data; its threads end with it."""
+
+    def __init__(self, loader: DataLoader, progress: _Progress) -> None:
+        self._loader = loader
+        self._progress = progress
+        engine = loader._engine
+        engine.begin(progress.epoch)
+        stages = Stages(
+            engine.plan(progress.epoch, progress.order, progress.first),
+            [engine.read, engine.decode, engine.finish],
+            look_ahead=loader.prefetch_factor + 2,
+            name="dali_icgan",
+            on_full=engine.look_ahead_is_full,
+        )
+        self._stages = stages
+        self._finalizer = weakref.finalize(self, _end, stages, engine)
+
+    def __iter__(self) -> "_Pass":
+        return self
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __next__(self) -> Any:
+        loader = self._loader
+        loader._check_usable()
+        if not self._finalizer.alive:
+            raise StopIteration
+        try:
+            delivery: Delivery = self._stages.next(loader.timeout or None)
+        except BaseException as error:
+            self.close()
+            loader._warn_once()
+            if isinstance(error, TimeoutError):
+                raise RuntimeError(f"no batch within timeout = {loader.timeout} s") from error
+            raise
+        self._progress.delivered += 1
+        loader._warn_once()
+        delivery.on_current_stream()
+        images: Any = delivery.images[0] if loader.views == 1 else delivery.images
+        return (images, delivery.labels, delivery.info) if loader.return_info else (images, delivery.labels)
+
+    def close(self) -> None:
+        """End the threads of this pass."""
+        self._finalizer()
+
+
+def _end(stages: Stages, engine: Engine) -> None:
+    stages.close(before_joining=engine.end)
+
+
+def _natural(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def _device(device: torch.device | str | None) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device(device)
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {chosen}")
+    if chosen.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(f"device={str(chosen)!r} needs a CUDA device, and torch sees none")
+        if chosen.index is None:
+            chosen = torch.device("cuda", torch.cuda.current_device())
+    return chosen
+
+
+def _seed(seed: int | None, generator: torch.Generator | None) -> int:
+    if seed is None:
+        seed = generator.initial_seed() if generator is not None else torch.initial_seed()
+    if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must be a 64-bit integer, got {seed!r}")
+    return seed
