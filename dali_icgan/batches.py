@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from dali_icgan.augment.generation import Generation, Job, generate_rows
-from dali_icgan.augment.operator import DAICGAN, Binding, Decision, Transform, chosen_windows, finish
+from dali_icgan.augment.operator import DAICGAN, Binding, Decision, Transform, chosen_windows, finish, upload
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import Windows
 from dali_icgan.data import ImageDecoder, Samples
@@ -260,9 +260,8 @@ class Engine:
                     windows = Windows(window, windows.offset, windows.scale, windows.flip)
                 images.append(finish(regions, made, source, windows, self._transform, style, self._empty(len(batch))))
             label = batch.decisions[0].label if len(batch.views) == 1 else self.samples.labels[batch.index]
-            labels, ready = torch.from_numpy(label.copy()), None
+            labels, ready = upload(label, self._device), None
             if self._stream is not None:
-                labels = labels.pin_memory().to(self._device, non_blocking=True)
                 ready = self._stream.record_event()
                 # DALI's memory is not torch's: its pixels live until the kernels that read them are done.
                 self._in_use = [(event, tensors) for event, tensors in self._in_use if not event.query()]

@@ -7,9 +7,14 @@ from tests.emulation import emulated_module
 
 def pytest_addoption(parser):
     parser.addoption("--require-gpu", action="store_true", help="a test that would be skipped for want of a GPU fails instead")
+    parser.addoption("--without-dali", action="store_true", help="leave out the tests that read image files")
 
 
 def pytest_collection_modifyitems(config, items):
+    if config.getoption("--without-dali"):
+        for item in items:
+            if item.get_closest_marker("dali"):
+                item.add_marker(pytest.mark.skip(reason="--without-dali"))
     if torch.cuda.is_available():
         return
     for item in items:

@@ -1,0 +1,94 @@
+"""What every benchmark shares: where it ran, alternating windows, one JSON object a line."""
+
+import datetime
+import json
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import dali_icgan as di
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor()
+
+
+def _instruction_sets() -> list[str]:
+    text = Path("/proc/cpuinfo").read_text()
+    flags = next((line.split(":", 1)[1].split() for line in text.splitlines() if line.startswith("flags")), [])
+    return [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
+
+
+def _commit() -> str:
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def _dali() -> str | None:
+    try:
+        import nvidia.dali
+    except ImportError:
+        return None
+    return nvidia.dali.__version__
+
+
+def environment() -> dict[str, Any]:
+    """Where and with what a figure was measured."""
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": shlex.join(["python", *sys.argv]),
+        "commit": _commit(),
+        "processor": _processor(),
+        "instruction_sets": _instruction_sets(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "dali": _dali(),
+        "python": platform.python_version(),
+        "build": di.build_info(),
+    }
+
+
+def windows(contestants: dict[str, Callable[[], int]], seconds: float, rounds: int) -> dict[str, list[float]]:
+    """Rates of each contestant in alternating windows.
+
+    Args:
+        contestants: each call does some work and returns how many items it did.
+        seconds: a window's least length.
+        rounds: windows of each.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    for turn in range(rounds):
+        # Back and forth, so that a drift of the machine meets all alike.
+        for name in list(contestants)[:: 1 if turn % 2 == 0 else -1]:
+            begun, items = time.perf_counter(), 0
+            while time.perf_counter() - begun < seconds:
+                items += contestants[name]()
+            rates[name].append(items / (time.perf_counter() - begun))
+    return rates
+
+
+def summary(rates: list[float]) -> dict[str, float]:
+    """Median and spread."""
+    return {"median": round(statistics.median(rates), 2), "min": round(min(rates), 2), "max": round(max(rates), 2)}
+
+
+def emit(record: dict[str, Any], out: Path | None) -> None:
+    """Print one line, and append it to ``out``."""
+    line = json.dumps(record)
+    print(line, flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("a") as file:
+            file.write(line + "\n")

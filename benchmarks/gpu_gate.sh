@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Confirms on a machine with a GPU what no other can: builds for it, runs the tests with --require-gpu, then the benchmarks.
+#
+#   benchmarks/gpu_gate.sh OUTDIR [--fast] [--device cpu]
+#
+# Leaves tests.txt and one .jsonl a benchmark in OUTDIR and prints a short table last. --fast: shorter benchmarks. --device cpu:
+# the same steps on a CPU, to try the script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra
+# dev); no internet. PYTHON names the interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs.
+# Exit status: 0 good, 1 a test or a benchmark failed, 2 no GPU, 3 all good but DALI is not installed.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out="" fast=0 device=cuda
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --fast) fast=1 ;;
+    --device) device="${2:?--device needs cpu or cuda}"; shift ;;
+    -*) echo "gpu_gate: unknown option $1" >&2; exit 1 ;;
+    *) out="$1" ;;
+  esac
+  shift
+done
+[ -n "$out" ] || { echo "usage: benchmarks/gpu_gate.sh OUTDIR [--fast] [--device cpu]" >&2; exit 1; }
+mkdir -p "$out"
+python="${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}"
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
+
+if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "gpu_gate: torch sees no CUDA device on this machine"
+  exit 2
+fi
+dali=1
+if ! "$python" -c 'import nvidia.dali' 2>/dev/null; then
+  echo "DALI MISSING: what reads JPEG files is not tried here"
+  dali=0
+fi
+
+DALI_ICGAN_CUDA=$([ "$device" = cuda ] && echo 1 || echo auto) "$python" setup.py -q build_ext --inplace
+DALI_ICGAN_CUDA=emulate "$python" setup.py -q build_ext
+
+failed=0
+options=()
+[ "$device" = cuda ] && options+=(--require-gpu)
+[ $dali = 1 ] || options+=(--without-dali)
+# shellcheck disable=SC2086  # GATE_TESTS may name several
+"$python" -m pytest -m "not full" "${options[@]}" ${GATE_TESTS:-tests} > "$out/tests.txt" 2>&1 || failed=1
+
+bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
+  local name="$1" script="$2"
+  shift 2
+  rm -f "$out/$name.jsonl"
+  if ! "$python" "benchmarks/$script" --device "$device" --out "$out/$name.jsonl" "$@" > "$out/$name.txt" 2>&1; then
+    echo "benchmark $name failed:"
+    tail -3 "$out/$name.txt"
+    failed=1
+  fi
+}
+short=() few=()
+if [ $fast = 1 ]; then short=(--seconds 0.05 --rounds 3) few=(--images 32 --batch-size 16 --size 64); fi
+bench assemble assemble.py "${short[@]}"
+[ $dali = 1 ] && bench loader loader.py "${short[@]}" "${few[@]}"
+
+echo
+echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"
+echo "tests      $(tail -1 "$out/tests.txt")"
+"$python" benchmarks/table.py "$out"/*.jsonl
+[ $failed = 0 ] || { echo "FAILED: see $out"; exit 1; }
+[ $dali = 1 ] || { echo "DALI MISSING"; exit 3; }

@@ -1,0 +1,610 @@
+"""DA_IC-GAN as an operator: who is replaced, by a sample of what, and the finished batch."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from dali_icgan.augment.bank import FeatureBank
+from dali_icgan.augment.plan import RowKeys, Stream, replaced, resolve_p
+from dali_icgan.augment.transform import EvalTransform, TrainTransform, Windows
+from dali_icgan.data import ImageDecoder, Samples
+from dali_icgan.data.read import Encoded, encoded
+from dali_icgan.engine import Extractor, Generator
+from dali_icgan.errors import DecodeError
+from dali_icgan.ops import assemble, randint, truncated_normal
+
+Transform = TrainTransform | EvalTransform
+Probability = float | Callable[[int], float]
+ClassMap = Mapping[int, int] | Sequence[int] | npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What a DAICGAN knows of one dataset.
+
+    Attributes:
+        seed: of every random draw.
+        rows: the bank's row of each sample, -1 where it has none; None without a bank.
+        class_map: the generator's class of each of the dataset's classes; None for a plain generator.
+    """
+
+    seed: int
+    rows: npt.NDArray[np.int64] | None = None
+    class_map: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What happens to each row of a batch, in one view. All arrays are ``[n]``.
+
+    Attributes:
+        replaced: bool.
+        row: int64, the bank row whose feature conditions the generation or whose image is retrieved; -1: the row's own image, by the
+            extractor. Meaningless where not replaced.
+        label: int64, the label that is returned.
+        missing: bool, replaced but the bank has nothing for it.
+    """
+
+    replaced: npt.NDArray[np.bool_]
+    row: npt.NDArray[np.int64]
+    label: npt.NDArray[np.int64]
+    missing: npt.NDArray[np.bool_]
+
+    def put(self, row: int, other: "Decision") -> None:
+        """Decide a row anew: as the one row of ``other``."""
+        for mine, theirs in zip(
+            (self.replaced, self.row, self.label, self.missing), (other.replaced, other.row, other.label, other.missing), strict=True
+        ):
+            mine[row] = theirs[0]
+
+
+class DAICGAN:
+    """Replaces a row, with probability p, by a sample of an instance-conditioned GAN conditioned on that row's own features.
+
+    For a sample x with label y, independently with probability p:  h = f(x) / ||f(x)||, z ~ truncated normal, x' = G(z, h[, y]); x'
+    takes the place of x before the crop, the flip and the normalisation.
+
+    Args:
+        generator: from :func:`dali_icgan.load_generator`; None only with ``source="neighbour"``.
+        extractor: from :func:`dali_icgan.load_extractor`; computes h of the row's own image.
+        bank: a :class:`dali_icgan.FeatureBank` or its path: h is looked up and the row's image is not even read. One of the two is
+            needed.
+        p: a number in [0, 1], or a pure function of the epoch that gives one.
+        truncation: t > 0.
+        truncation_mode: "cut": z ~ N(0, 1) conditioned on |z| <= 2t (the official notebooks'); "std": z ~ t N(0, 1); "scaled":
+            z ~ t (N(0, 1) conditioned on |z| <= 2).
+        condition: whose feature: "instance" (the row's own), "neighbour" (one of its k nearest in the bank), "random" (any in the
+            bank: a control).
+        k: neighbours, for "neighbour" and for retrieval.
+        labels: "own", or "random": a class drawn uniformly, which conditions a class-conditional generator and is the label returned.
+        source: "generator", or "neighbour": the row is replaced by the image of one of its k nearest neighbours, never itself (the
+            retrieval control).
+        class_map: for a class-conditional generator, its class for each class of the dataset: a sequence or a mapping. None: found
+            when folder names are WordNet ids and the generator knows the 1000 of ImageNet, or the same when both have as many.
+        view_p: one p a view, where views differ; None: p for all.
+        generated_transform: for the rows replaced; None: the loader's.
+        microbatch: rows a generator call has, always (the last one is padded); None: on the CPU 32 up to 64 px and 4 above, on CUDA
+            64. Pixels are a function of it, of the thread count and of the machine's instruction set, and of nothing else.
+        seed: of the random draws, where no loader gives its own.
+
+    Raises:
+        ValueError, TypeError: an argument is not as above, or generator, extractor and bank do not belong together.
+
+    Source: Astolfi et al. 2023 (arXiv 2303.09677); the generator Casanova et al. 2021 (arXiv 2109.05070).
+    """
+
+    def __init__(
+        self,
+        *,
+        generator: Generator | None,
+        extractor: Extractor | None = None,
+        bank: FeatureBank | str | Path | None = None,
+        p: Probability = 0.5,
+        truncation: float = 0.7,
+        truncation_mode: str = "cut",
+        condition: str = "instance",
+        k: int = 50,
+        labels: str = "own",
+        source: str = "generator",
+        class_map: ClassMap | None = None,
+        view_p: Sequence[Probability] | None = None,
+        generated_transform: Transform | None = None,
+        microbatch: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        _one_of("truncation_mode", truncation_mode, ("cut", "std", "scaled"))
+        _one_of("condition", condition, ("instance", "neighbour", "random"))
+        _one_of("labels", labels, ("own", "random"))
+        _one_of("source", source, ("generator", "neighbour"))
+        if not (isinstance(truncation, (int, float)) and truncation > 0):
+            raise ValueError(f"truncation must be a positive number, got {truncation!r}")
+        if not (isinstance(k, int) and k >= 1):
+            raise ValueError(f"k must be a positive integer, got {k!r}")
+        if microbatch is not None and not (isinstance(microbatch, int) and microbatch >= 1):
+            raise ValueError(f"microbatch must be a positive integer or None, got {microbatch!r}")
+        for name, value in [("p", p), *((f"view_p[{i}]", each) for i, each in enumerate(view_p or ()))]:
+            if not callable(value):
+                _probability(name, value)
+        if generated_transform is not None and not isinstance(generated_transform, (TrainTransform, EvalTransform)):
+            raise TypeError(f"generated_transform must be a TrainTransform or EvalTransform, got {type(generated_transform).__name__}")
+        if isinstance(bank, (str, Path)):
+            bank = FeatureBank.open(bank)
+        if bank is not None and not isinstance(bank, FeatureBank):
+            raise TypeError(f"bank must be a FeatureBank or its path, got {type(bank).__name__}")
+        if extractor is not None and not isinstance(extractor, Extractor):
+            raise TypeError(f"extractor must come from load_extractor, got {type(extractor).__name__}")
+        if source == "generator" and not isinstance(generator, Generator):
+            raise TypeError(f"generator must come from load_generator, got {type(generator).__name__}")
+        if source == "neighbour" and bank is None:
+            raise ValueError('source="neighbour" looks neighbours up: bank must be given, got None')
+        if condition != "instance" and bank is None:
+            raise ValueError(f'condition="{condition}" looks features up: bank must be given, got None')
+        if extractor is None and bank is None:
+            raise ValueError("extractor or bank must be given: a generation is conditioned on features; got neither")
+        if labels == "random" and (generator is None or not generator.class_conditional):
+            raise ValueError('labels="random" needs a class-conditional generator, got a plain one')
+        if class_map is not None and (generator is None or not generator.class_conditional):
+            raise ValueError("class_map is for a class-conditional generator, got a plain one")
+        if extractor is not None and generator is not None:
+            if extractor.resolution is None:
+                extractor = extractor.at_resolution(generator.resolution)
+            elif extractor.resolution != generator.resolution:
+                raise ValueError(
+                    f"extractor must see images at the generator's resolution {generator.resolution}, got {extractor.resolution}"
+                )
+        self.generator = generator
+        self.extractor = extractor
+        self.bank = bank
+        self.p = p
+        self.view_p = None if view_p is None else tuple(view_p)
+        self.truncation = float(truncation)
+        self.truncation_mode = truncation_mode
+        self.condition = condition
+        self.k = k
+        self.labels = labels
+        self.source = source
+        self.class_map = None if class_map is None else _class_map(class_map)
+        self.generated_transform = generated_transform
+        self.seed = seed
+        self._check_dimensions()
+        if generator is not None and self.class_map is not None:
+            _check_classes(self.class_map, generator.n_classes)
+        if microbatch is None and generator is not None:
+            microbatch = 64 if generator.device.type == "cuda" else 32 if generator.resolution <= 64 else 4
+        self.microbatch = microbatch or 1
+        self._decoder: ImageDecoder | None = None
+
+    def _check_dimensions(self) -> None:
+        sizes = {
+            "generator": None if self.generator is None else self.generator.feature_dim,
+            "extractor": None if self.extractor is None else self.extractor.dim,
+            "bank": None if self.bank is None else self.bank.dim,
+        }
+        if len({size for size in sizes.values() if size is not None}) > 1:
+            said = ", ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
+            raise ValueError(f"generator, extractor and bank must agree on the number of features, got {said}")
+        if self.bank is not None and self.generator is not None and self.bank.resolution not in (None, self.generator.resolution):
+            raise ValueError(
+                f"bank must hold features of images at the generator's resolution {self.generator.resolution}, got {self.bank.resolution}"
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where generations are made."""
+        if self.generator is not None:
+            return self.generator.device
+        return self.extractor.device if self.extractor is not None else torch.device("cpu")
+
+    @property
+    def needs_own_image(self) -> bool:
+        """Whether a replaced row's image is read for its features."""
+        return self.bank is None
+
+    def p_of(self, epoch: int, view: int = 0) -> float:
+        """The probability in force."""
+        if self.view_p is not None and view >= len(self.view_p):
+            raise ValueError(f"view_p must give one p a view, got {len(self.view_p)} for view {view}")
+        return resolve_p(self.p if self.view_p is None else self.view_p[view], epoch)
+
+    # ------------------------------------------------------------------ a dataset
+
+    def bind(self, samples: Samples, seed: int) -> Binding:
+        """Look up what a dataset's samples and classes are here.
+
+        Raises:
+            ValueError: the bank is of another dataset, or classes cannot be matched.
+        """
+        rows = None
+        if self.bank is not None:
+            self.bank.check_against(samples, self.extractor)
+            rows = self.bank.rows_of(samples.keys_under(self.bank.root))
+        class_map = None
+        if self.generator is not None and self.generator.class_conditional:
+            count = len(samples.classes) if samples.classes is not None else int(samples.labels.max()) + 1
+            class_map = self.class_map
+            if class_map is None:
+                class_map = _found_class_map(samples.classes, count, self.generator.n_classes)
+            if len(class_map) < count:
+                raise ValueError(f"class_map must cover the dataset's {count} classes, got {len(class_map)}")
+        return Binding(seed, rows, class_map)
+
+    def _bind_alone(self) -> Binding:
+        rows = None if self.bank is None else np.arange(self.bank.n)
+        class_map = self.class_map
+        if self.generator is not None and self.generator.class_conditional and class_map is None:
+            raise ValueError("class_map must be given for a class-conditional generator outside a DataLoader, got None")
+        return Binding(self.seed, rows, class_map)
+
+    # ------------------------------------------------------------------ the steps
+
+    def decide(self, binding: Binding, keys: RowKeys, labels: npt.NDArray[np.int64], p: float) -> Decision:
+        """Who is replaced, conditioned on what, labelled how: host arithmetic only, a pure function of each row's key."""
+        hit = replaced(keys, p)
+        row = np.full(len(hit), -1, np.int64)
+        missing = np.zeros(len(hit), bool)
+        if self.bank is not None and hit.any():
+            assert binding.rows is not None
+            if self.condition == "random" and self.source == "generator":
+                present = np.flatnonzero(self.bank.present)
+                row = present[randint(keys, Stream.CONDITION, len(present))]
+            else:
+                row = binding.rows[keys.index]
+                missing = hit & ((row < 0) | ~self.bank.present[row])
+                if self.condition == "neighbour" or self.source == "neighbour":
+                    near = self.bank.neighbours(self.k)
+                    pick = randint(keys, Stream.NEIGHBOUR, near.shape[1])
+                    row = np.where(missing, -1, near[np.where(missing, 0, row), pick])
+        label = labels
+        if self.labels == "random":
+            assert binding.class_map is not None
+            label = np.where(hit, randint(keys, Stream.LABEL, len(binding.class_map)), labels)
+        return Decision(hit, row, label, missing)
+
+    def classes(self, binding: Binding, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """The generator's class for each label; None for a plain generator."""
+        if binding.class_map is None:
+            return None
+        if len(labels) and (labels.min() < 0 or labels.max() >= len(binding.class_map)):
+            raise ValueError(f"labels must lie in 0..{len(binding.class_map) - 1}, got {labels.min()}..{labels.max()}")
+        return binding.class_map[labels]
+
+    def features(self, images: Sequence[torch.Tensor] | torch.Tensor) -> torch.Tensor:
+        """Unit feature rows of images (uint8 HWC tensors, or float ``[n, 3, h, w]`` in [0, 1]): ``[n, d]`` float32, in extractor calls
+        of ``microbatch`` images, so that a row's bits depend on nothing but its image."""
+        assert self.extractor is not None
+        n, m = len(images), self.microbatch
+        parts = []
+        for begin in range(0, n, m):
+            rows = [min(i, n - 1) for i in range(begin, begin + m)]  # the last call is padded with its last image
+            part = images[rows] if isinstance(images, torch.Tensor) else [images[i] for i in rows]
+            parts.append(self.extractor(part)[: min(m, n - begin)])
+        return torch.cat(parts) if parts else torch.empty(0, self.extractor.dim, device=self.extractor.device)
+
+    def noise(self, keys: RowKeys) -> torch.Tensor:
+        """z of rows, ``[n, dim_z]`` float32 on the generator's device."""
+        assert self.generator is not None
+        return truncated_normal(
+            keys, self.generator.dim_z, truncation=self.truncation, mode=self.truncation_mode, device=self.generator.device
+        )
+
+    def generate(self, z: torch.Tensor, h: torch.Tensor, y: npt.NDArray[np.int64] | None) -> torch.Tensor:
+        """Generations for rows, in generator calls of ``microbatch`` rows each.
+
+        Args:
+            z: float32 ``[n, dim_z]``, see :meth:`noise`.
+            h: float32 ``[n, d]``, unit rows.
+            y: int64 ``[n]``, the generator's classes, or None.
+
+        Returns:
+            ``[n, 3, r, r]`` in [-1, 1].
+
+        Numerics: a row's pixels depend on its z, h and y, never on its neighbours or its place.
+        """
+        generator = self.generator
+        assert generator is not None
+        n, m = len(z), self.microbatch
+        labels = None if y is None else upload(y, generator.device)
+        parts = []
+        for begin in range(0, n, m):
+            # The last call is padded with its last row.
+            rows = torch.arange(begin, begin + m, device=z.device).clamp_(max=n - 1)
+            part = generator(z[rows], h[rows], None if labels is None else labels[rows])
+            parts.append(part[: min(m, n - begin)])
+        if not parts:
+            return torch.empty(0, 3, generator.resolution, generator.resolution, dtype=generator.dtype, device=generator.device)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # ------------------------------------------------------------------ standalone
+
+    def __call__(
+        self,
+        images: Sequence[torch.Tensor] | torch.Tensor,
+        keys: torch.Tensor | npt.NDArray[np.int64] | Sequence[int],
+        labels: torch.Tensor | npt.NDArray[np.int64] | Sequence[int] | None = None,
+        epoch: int = 0,
+        transform: Transform | None = None,
+        *,
+        view: int = 0,
+        dtype: torch.dtype | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """Augment a batch of images outside the DataLoader.
+
+        Args:
+            images: a list of uint8 HWC tensors, or uint8 ``[n, 3, h, w]``, or float ``[n, 3, h, w]`` in [0, 1].
+            keys: int64 ``[n]`` (indices in the bank's dataset order) or ``[n, 2]`` (index, repeat): what the random draws of a row
+                depend on, with seed, epoch and view.
+            labels: int64 ``[n]``; None: zeros.
+            epoch: >= 0.
+            transform: None: ``TrainTransform(224)``.
+            view: which of several views, 0..255.
+            dtype: of the result; None: float16 on CUDA, float32 on the CPU.
+            memory_format: of the result.
+
+        Returns:
+            images ``[n, 3, s, s]`` on the images' device, labels int64 ``[n]``, and info: numpy arrays index, repeat, replaced
+            ``[n]``, box ``[n, 4]`` (top, left, height, width in the image that was cropped), flip ``[n]``.
+
+        Raises:
+            ValueError, TypeError: an argument is not as above.
+            DecodeError: a replaced row has no feature in the bank, or a neighbour's file is unreadable.
+        """
+        transform = TrainTransform() if transform is None else transform
+        real = _Real(images)
+        n, device = len(real), real.device if len(real) else self.device
+        index, repeat = _split_keys(keys, n)
+        own = np.zeros(n, np.int64) if labels is None else _labels(labels, n)
+        binding = self._bind_alone()
+        if binding.rows is not None and n and index.max() >= len(binding.rows):
+            raise ValueError(f"keys must lie in the bank's 0..{len(binding.rows) - 1}, got {index.max()}")
+        row_keys = RowKeys(self.seed, epoch, index, repeat, view)
+        decision = self.decide(binding, row_keys, own, self.p_of(epoch, view))
+        if decision.missing.any():
+            missing = int(index[decision.missing][0])
+            assert self.bank is not None
+            raise self.missing_error(missing, self.bank.keys[missing])
+        hit = np.flatnonzero(decision.replaced)
+        sizes = real.sizes()
+        images_of = list(real.regions)
+        made = None
+        if len(hit) and self.source == "neighbour":
+            for i, pixels in zip(hit, self._retrieve(decision.row[hit]), strict=True):
+                images_of[i] = pixels.to(device)
+                sizes[i] = pixels.shape[:2]
+        elif len(hit):
+            h = self.gather(decision.row[hit]) if self.bank is not None else self.features(real.take(hit))
+            made = self.generate(self.noise(row_keys.take(hit)), h, self.classes(binding, decision.label[hit]))
+            sizes[hit] = made.shape[2:]
+        windows = chosen_windows(transform, self.generated_transform, row_keys, sizes, decision.replaced)
+        if dtype is None:
+            dtype = torch.float16 if device.type == "cuda" else torch.float32
+        size = transform.output_size
+        out = torch.empty(n, 3, size, size, dtype=dtype, device=device, memory_format=memory_format)
+        style = self.generated_transform or transform
+        if real.floats is None or len(hit) == n:
+            source = np.arange(n, dtype=np.int64)
+            if made is not None:
+                source[hit] = -1 - np.arange(len(hit))
+            finish(images_of, made, source, windows, transform, style, out)
+        else:  # floats have no uint8 form: they are finished as the operator's other kind of source, then the generations
+            finish([], real.floats * 2 - 1, -1 - np.arange(n), windows, transform, transform, out)
+            if made is not None:
+                part = torch.empty_like(out[: len(hit)])
+                finish([], made, -1 - np.arange(len(hit)), windows.take(hit), transform, style, part)
+                out[upload(hit, device)] = part
+        box, flip = windows.window, windows.flip
+        info = {"index": index, "repeat": repeat, "replaced": decision.replaced, "box": box, "flip": flip}
+        return out, upload(decision.label, device), info
+
+    def gather(self, rows: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The bank's features of rows, on the generator's device: float32 ``[n, d]``, unit rows."""
+        assert self.bank is not None
+        return self.bank.gather(rows, self.device)
+
+    def missing_error(self, index: int, path: str) -> DecodeError:
+        """The error for a replaced row that the bank has nothing for."""
+        assert self.bank is not None
+        where = f" {self.bank.path}" if self.bank.path is not None else ""
+        return DecodeError(path, index, f"has no feature in the bank{where}")
+
+    def bank_file(self, row: int) -> str:
+        """The path of the image that a bank row is of."""
+        assert self.bank is not None
+        return str(Path(self.bank.root or ".") / self.bank.keys[row])
+
+    def _retrieve(self, rows: npt.NDArray[np.int64]) -> list[torch.Tensor]:
+        if self._decoder is None:
+            self._decoder = ImageDecoder()
+        images: list[Encoded] = []
+        for row in rows:
+            path = self.bank_file(int(row))
+            try:
+                images.append(encoded(Path(path).read_bytes()))
+            except (OSError, ValueError) as error:
+                raise DecodeError(path, int(row), str(error)) from error
+        results = self._decoder.decode_regions(images, [(0, 0, image.height, image.width) for image in images])
+        pixels = []
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(result, str):
+                raise DecodeError(self.bank_file(int(row)), int(row), result)
+            pixels.append(result)
+        return pixels
+
+
+def chosen_windows(
+    transform: Transform,
+    generated: Transform | None,
+    keys: RowKeys,
+    sizes: npt.NDArray[np.int64],
+    replaced: npt.NDArray[np.bool_],
+) -> Windows:
+    """Each row's crop of its source: by ``transform``, or by ``generated`` (where given) for replaced rows.
+
+    Args:
+        sizes: ``[n, 2]`` height and width of each row's source.
+    """
+    windows = transform.windows(keys, sizes[:, 0], sizes[:, 1])
+    if generated is None or not replaced.any():
+        return windows
+    if generated.output_size != transform.output_size:
+        raise ValueError(
+            f"generated_transform must give {transform.output_size} px as the transform does, got {generated.output_size}"
+        )
+    others = generated.windows(keys, sizes[:, 0], sizes[:, 1])
+    each = replaced[:, None]
+    return Windows(
+        np.where(each, others.window, windows.window),
+        np.where(each, others.offset, windows.offset),
+        np.where(each, others.scale, windows.scale),
+        np.where(replaced, others.flip, windows.flip),
+    )
+
+
+def finish(
+    regions: Sequence[torch.Tensor],
+    generated: torch.Tensor | None,
+    source: npt.NDArray[np.int64],
+    windows: Windows,
+    real: Transform,
+    style: Transform,
+    out: torch.Tensor,
+) -> torch.Tensor:
+    """Write the batch: see :func:`dali_icgan.ops.assemble`; ``real`` and ``style`` give the normalisation of the two kinds of rows."""
+    return assemble(
+        regions,
+        generated,
+        source=source,
+        window=windows.window,
+        offset=windows.offset,
+        scale=windows.scale,
+        flip=windows.flip,
+        real_mean=real.mean,
+        real_std=real.std,
+        generated_mean=style.mean,
+        generated_std=style.std,
+        out=out,
+    )
+
+
+class _Real:
+    """The images of a standalone call, whatever their form.
+
+    Attributes:
+        floats: ``[n, 3, h, w]`` in [0, 1], where they came as such.
+        regions: uint8 HWC, one a row; empty for floats.
+    """
+
+    def __init__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> None:
+        self.floats: torch.Tensor | None = None
+        self.regions: list[torch.Tensor] = []
+        if isinstance(images, torch.Tensor):
+            if images.ndim != 4 or images.shape[1] != 3:
+                raise ValueError(f"images must be [n, 3, h, w], got {list(images.shape)}")
+            self.device = images.device
+            if images.dtype == torch.uint8:
+                self.regions = list(images.permute(0, 2, 3, 1).contiguous())
+            elif images.dtype in (torch.float32, torch.float16, torch.bfloat16):
+                self.floats = images.detach()
+            else:
+                raise TypeError(f"images must be uint8, float32, float16 or bfloat16, got {images.dtype}")
+            return
+        self.regions = list(images)
+        for i, image in enumerate(self.regions):
+            if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                got = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+                raise TypeError(f"images[{i}] must be a uint8 tensor [h, w, 3], got {got}")
+        self.device = self.regions[0].device if self.regions else torch.device("cpu")
+
+    def __len__(self) -> int:
+        return len(self.regions) if self.floats is None else len(self.floats)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Sequence[torch.Tensor] | torch.Tensor:
+        if self.floats is None:
+            return [self.regions[i] for i in rows]
+        return self.floats[upload(rows, self.floats.device)]
+
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """``[n, 2]`` height and width."""
+        if self.floats is None:
+            return np.array([image.shape[:2] for image in self.regions], np.int64).reshape(-1, 2)
+        return np.tile(np.array(self.floats.shape[2:], np.int64), (len(self), 1))
+
+
+def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """A copy of ``array`` on the device; by way of pinned memory, so that the host does not wait."""
+    tensor = torch.from_numpy(array.copy())
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _split_keys(keys: Any, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    array = keys.detach().cpu().numpy() if isinstance(keys, torch.Tensor) else np.asarray(keys)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"keys must be integers, got {array.dtype}")
+    array = array.astype(np.int64)
+    if array.shape not in ((n,), (n, 2)):
+        raise ValueError(f"keys must be [{n}] or [{n}, 2] (index, repeat), got {list(array.shape)}")
+    if array.size and array.min() < 0:
+        raise ValueError(f"keys must not be negative, got {array.min()}")
+    if array.ndim == 1:
+        return array, np.zeros_like(array)
+    return np.ascontiguousarray(array[:, 0]), np.ascontiguousarray(array[:, 1])
+
+
+def _labels(labels: Any, n: int) -> npt.NDArray[np.int64]:
+    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, got {array.dtype}")
+    if array.shape != (n,):
+        raise ValueError(f"labels must have shape [{n}], got {list(array.shape)}")
+    return array.astype(np.int64)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _probability(name: str, value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a number in [0, 1] or a function of the epoch, got {value!r}")
+
+
+def _class_map(given: ClassMap) -> npt.NDArray[np.int64]:
+    if isinstance(given, Mapping):
+        if sorted(given) != list(range(len(given))):
+            raise ValueError(f"class_map must map every class 0..{len(given) - 1}, got {sorted(given)[:5]}...")
+        given = [given[i] for i in range(len(given))]
+    array = np.asarray(given)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TypeError(f"class_map must be a sequence or mapping of integers, got {array.dtype} {list(array.shape)}")
+    return array.astype(np.int64)
+
+
+def _check_classes(class_map: npt.NDArray[np.int64], n_classes: int) -> None:
+    if len(class_map) and (class_map.min() < 0 or class_map.max() >= n_classes):
+        raise ValueError(f"class_map must give classes in 0..{n_classes - 1}, got {class_map.min()}..{class_map.max()}")
+
+
+def _found_class_map(classes: list[str] | None, count: int, n_classes: int) -> npt.NDArray[np.int64]:
+    if n_classes == 1000 and classes is not None and all(re.fullmatch(r"n\d{8}", name) for name in classes):
+        known = _wordnet_ids()
+        strange = [name for name in classes if name not in known]
+        if strange:
+            raise ValueError(f"class_map must be given: {strange[0]} is not one of ImageNet's 1000 classes")
+        return np.array([known[name] for name in classes], np.int64)
+    if count == n_classes:
+        return np.arange(n_classes)
+    raise ValueError(f"class_map must be given: the generator knows {n_classes} classes and the dataset has {count}")
+
+
+@cache
+def _wordnet_ids() -> dict[str, int]:
+    lines = (Path(__file__).parent / "imagenet_wordnet_ids.txt").read_text().split()
+    return {name: i for i, name in enumerate(lines)}
