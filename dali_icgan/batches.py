@@ -244,20 +244,20 @@ class Engine:
         """The finished batch: everything assembled by one kernel a view."""
         style = (self._augment.generated_transform if self._augment is not None else None) or self._transform
         with torch.no_grad(), torch.cuda.stream(self._stream):
-            place = np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1
+            place = np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1  # of each fetch in regions
             regions = [pixels for pixels in batch.pixels if pixels is not None]
             images, held = [], list(regions)
             for v in range(len(batch.views)):
                 shown = batch.view_fetch[v]
-                source = np.where(shown >= 0, place[shown] if len(place) else -1, -1)
+                real = shown >= 0
+                source = np.full(len(batch), -1, np.int64)
+                source[real] = place[shown[real]]
                 made = self._made(batch, v, source)
                 held += [] if made is None else [made]
                 windows = batch.windows[v]
-                if len(place):
-                    corner = np.where(shown[:, None] >= 0, np.array(batch.corner, np.int32)[shown], 0)
-                    window = windows.window.copy()
-                    window[:, :2] -= corner
-                    windows = Windows(window, windows.offset, windows.scale, windows.flip)
+                window = windows.window.copy()
+                window[real, :2] -= np.array(batch.corner, np.int32).reshape(-1, 2)[shown[real]]
+                windows = Windows(window, windows.offset, windows.scale, windows.flip)
                 images.append(finish(regions, made, source, windows, self._transform, style, self._empty(len(batch))))
             label = batch.decisions[0].label if len(batch.views) == 1 else self.samples.labels[batch.index]
             labels, ready = upload(label, self._device), None
@@ -379,12 +379,13 @@ class Engine:
         for v, view in enumerate(batch.views):
             shown, replaced = batch.view_fetch[v], batch.decisions[v].replaced
             side = self._augment.generator.resolution if self._augment is not None and self._augment.generator is not None else 1
-            source = np.where(shown[:, None] >= 0, size[shown] if count else side, side)
+            real = shown >= 0
+            source = np.full((len(batch), 2), side)
+            source[real] = size[shown[real]]
             keys = RowKeys(self._seed, batch.epoch, batch.index, batch.repeat, view)
             style = self._augment.generated_transform if self._augment is not None else None
             windows = chosen_windows(self._transform, style, keys, source, replaced)
             batch.windows.append(windows)
-            real = shown >= 0
             np.minimum.at(low, shown[real], windows.window[real, :2])
             np.maximum.at(high, shown[real], windows.window[real, :2] + windows.window[real, 2:])
         whole = np.zeros(count, bool)
