@@ -520,6 +520,8 @@ class _Real:
             if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 got = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
                 raise TypeError(f"images[{i}] must be a uint8 tensor [h, w, 3], got {got}")
+        # Rows may be apart, a row's pixels not.
+        self.regions = [image if image.stride()[1:] == (3, 1) else image.contiguous() for image in self.regions]
         self.device = self.regions[0].device if self.regions else torch.device("cpu")
 
     def __len__(self) -> int:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -198,7 +200,7 @@ def test_retrieval_standalone(tmp_path, generator, extractor):
     bank = di.FeatureBank.build(folder, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False)
     augment = di.DAICGAN(generator=None, bank=bank, p=1.0, source="neighbour", k=2)
     whole = di.EvalTransform(SIZE, SIZE)
-    originals = [torch.from_numpy(np.array(di.data.ImageDecoder(1).decode([open(augment.bank_file(i), "rb").read()])[0])) for i in range(9)]
+    originals = di.data.ImageDecoder(1).decode([Path(augment.bank_file(i)).read_bytes() for i in range(9)])
     shown, _, _ = augment(originals, range(9), None, 0, whole)
     alone, _, _ = di.DAICGAN(generator=generator, bank=bank, p=0.0)(originals, range(9), None, 0, whole)
     for i in range(9):

@@ -1,0 +1,61 @@
+"""Where a model runs, and how it is kept apart from the training code around it."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+import torch
+
+from dali_icgan.errors import DeviceError
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_cudnn_flags = threading.Lock()
+_said: set[str] = set()
+
+
+def resolve(
+    device: torch.device | str | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype, torch.dtype]:
+    """Device, dtype of the results, dtype of the arithmetic.
+
+    ``device`` None is the current CUDA device, else the CPU; ``dtype`` None is float16 on CUDA and float32 on the CPU. The CPU
+    computes half precision in float32 and only stores the results in it.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(device)
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be a CPU or CUDA device, got {device}")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise DeviceError(f"device must be there, and torch sees no CUDA device for {device}")
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    if dtype is None:
+        dtype = torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
+    half_on_cpu = device.type == "cpu" and dtype.itemsize < 4
+    return device, dtype, torch.float32 if half_on_cpu else dtype
+
+
+@contextlib.contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """No gradients, no autocast, no inference mode, no TF32, no trying of algorithms: whatever the caller has set."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            stack.enter_context(torch.cuda.device(device))
+            # These flags are the process's: two threads saving and restoring them at once would leave the wrong ones behind.
+            stack.enter_context(_cudnn_flags)
+            stack.enter_context(torch.backends.cudnn.flags(True, benchmark=False, deterministic=True, allow_tf32=False))
+        yield
+
+
+def say_once(notice: str) -> None:
+    """Warn in the log, once a process for each text."""
+    if notice and notice not in _said:
+        _said.add(notice)
+        logging.getLogger("dali_icgan").warning(notice)
