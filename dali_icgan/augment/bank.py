@@ -270,7 +270,7 @@ class FeatureBank:
     def rows_of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
         """The row of each key, int64 ``[m]``; -1 where the bank lacks it. A key that occurs more than once is its first row."""
         if self._row_of is None:
-            self._row_of = {key: row for row, key in reversed(list(enumerate(self.keys)))}
+            self._row_of = dict(zip(reversed(self.keys), range(self.n - 1, -1, -1), strict=True))
         return np.array([self._row_of.get(key, -1) for key in keys], np.int64)
 
     def rows_for(self, samples: Samples) -> npt.NDArray[np.int64]:
@@ -484,7 +484,6 @@ def _fill(
     shape, dtype = (meta["n"], meta["dim"]), np.dtype(meta["dtype"])
     if not final.exists():
         if not part.exists():
-            meta["done"], meta["absent"] = 0, []
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             _write(part, lambda file: np.lib.format.write_array_header_1_0(file, header))
         # Plain writes, not a memory map: a full disk is then an OSError, not a signal.
@@ -626,7 +625,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _seek_row(file: IO[bytes], row: int, shape: tuple[int, int], dtype: np.dtype[Any]) -> None:
-    """Go to where a row of an unfinished array begins."""
+    """Cut an unfinished array off where a row begins, and go there."""
     try:
         magic = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0(file) if magic == (1, 0) else None
@@ -637,6 +636,7 @@ def _seek_row(file: IO[bytes], row: int, shape: tuple[int, int], dtype: np.dtype
         raise ValueError(
             f"{file.name} must hold {row} rows of {shape[1]} {dtype.name}, got less, or other ones: it is damaged"
         )
+    file.truncate(place)  # rows that were written but not counted
     file.seek(place)
 
 

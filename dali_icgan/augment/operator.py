@@ -224,7 +224,7 @@ class DAICGAN:
         rows = None
         if self.bank is not None:
             self.bank.check_against(samples, self.extractor)
-            rows = self.bank.rows_of(samples.keys_under(self.bank.root))
+            rows = self.bank.rows_for(samples)
         class_map = None
         if self.generator is not None and self.generator.class_conditional:
             count = len(samples.classes) if samples.classes is not None else int(samples.labels.max()) + 1

@@ -1,0 +1,191 @@
+"""The command line, ``dali-icgan``. What is heavy is imported by the command that needs it."""
+
+import re
+import warnings
+from enum import Enum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+_CALLERS_MISTAKES = (ValueError, TypeError, LookupError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
+
+class _OneLineErrors(TyperGroup):
+    """Says what went wrong in one line: exit code 2 where the caller is wrong, 1 where the machine is."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ImportError, MemoryError) as error:
+            if ctx.params.get("debug"):
+                raise
+            said = " ".join(str(error).split()) or type(error).__name__
+            typer.secho(f"error: {said}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(2 if isinstance(error, _CALLERS_MISTAKES) else 1) from error
+
+
+app = typer.Typer(
+    cls=_OneLineErrors,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class StoredAs(str, Enum):
+    """How a bank holds its numbers."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder.")
+]
+
+
+def _device(name: str | None) -> str | None:
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {name}")
+    return name
+
+
+Device = Annotated[
+    str | None, typer.Option(callback=_device, help="cpu, cuda or cuda:N. [default: cuda where there is one]")
+]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"dali-icgan {version('dali-icgan')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Train vision models with generative data augmentation (DA_IC-GAN).
+
+    Start with `dali-icgan demo`; then `dali-icgan preview FOLDER` on your own images.
+    """
+
+
+@app.command("demo")
+def demo_command(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.")] = Path("demo.png"),
+    folder: Annotated[Path, typer.Option(help="Where images and bank go; used again by the next run.")] = Path("demo"),
+    device: Device = None,
+    per_photograph: Annotated[int, typer.Option(min=2, hidden=True)] = 250,
+    seconds: Annotated[float, typer.Option(min=0, hidden=True)] = 1.0,
+) -> None:
+    """Real photographs, an epoch of augmented batches, images/s of each stage, and a page to look at. 1 to 2 minutes."""
+    from dali_icgan.cli.demo import run
+
+    run(out, folder, device, per_photograph, seconds)
+
+
+@app.command("preview")
+def preview_command(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.")] = Path("page.png"),
+    generator: Annotated[
+        str, typer.Option(metavar="FILE|embedded", help="An IC-GAN checkpoint, or the small one inside the package.")
+    ] = "embedded",
+    extractor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|embedded",
+            help="The checkpoint that features come from. [default: embedded, with its generator]",
+        ),
+    ] = None,
+    bank: Annotated[Path | None, typer.Option(help="Stored features, of `dali-icgan features`.")] = None,
+    p: Annotated[float, typer.Option(help="How often an image is replaced: 0 to 1.")] = 1.0,
+    truncation: Annotated[float, typer.Option(help="Noise is N(0, 1) cut at twice this.")] = 0.7,
+    samples: Annotated[int, typer.Option(min=1, help="Rows of the page.")] = 8,
+    size: Annotated[int, typer.Option(min=8, help="Pixels of the training crop.")] = 224,
+    epoch: Annotated[int, typer.Option(min=0, help="The first epoch shown.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples and of every draw.")] = 0,
+    device: Device = None,
+) -> None:
+    """Draw what training would see of your images: originals, training crops, generations."""
+    from dali_icgan.cli.preview import run
+
+    run(
+        folder,
+        out,
+        generator=generator,
+        extractor=extractor,
+        bank=bank,
+        p=p,
+        truncation=truncation,
+        samples=samples,
+        size=size,
+        epoch=epoch,
+        seed=seed,
+        device=device,
+    )
+
+
+@app.command("features")
+def features_command(
+    folder: Folder,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="BANK", help="The bank's folder; an unfinished one goes on.")
+    ],
+    extractor: Annotated[
+        str, typer.Option(metavar="FILE|embedded", help="Such as swav_800ep_pretrain.pth.tar or resnet50-19c8e357.pth.")
+    ],
+    resolution: Annotated[int, typer.Option(min=1, help="Of the generator that the features are for, in pixels.")],
+    align_corners: Annotated[
+        bool, typer.Option("--align-corners", help="Enlarge images as IC-GAN's notebooks do, not as its training does.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images an extractor call.")] = 64,
+    device: Device = None,
+    dtype: Annotated[StoredAs, typer.Option(help="How the bank holds numbers.")] = StoredAs.fp16,
+    exif: Annotated[bool, typer.Option("--exif", help="Rotate images as EXIF says.")] = False,
+) -> None:
+    """Compute every image's features once; a replaced image is then not even read."""
+    from dali_icgan.cli.features import run
+
+    run(folder, out, extractor, resolution, align_corners, batch_size, device, dtype.value, exif)
+
+
+@app.command("convert")
+def convert_command(
+    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="An official generator or extractor checkpoint.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
+) -> None:
+    """Write a checkpoint as safetensors, which load quickly and cannot hold code; nothing is rounded."""
+    from dali_icgan.cli.convert import run
+
+    run(source, out)
+
+
+@app.command("doctor")
+def doctor_command(
+    generator: Annotated[str | None, typer.Option(metavar="FILE|embedded", help="Say what this checkpoint is.")] = None,
+    extractor: Annotated[str | None, typer.Option(metavar="FILE|embedded", help="Say what this checkpoint is.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out the self-test.")] = False,
+) -> None:
+    """Say what this machine has, and test that it works."""
+    from dali_icgan.cli.doctor import run
+
+    if not run(generator, extractor, quick):
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """The installed script."""
+    # A user needs what a warning says, not which line said it.
+    warnings.formatwarning = lambda message, *_, **__: f"note: {message}\n"
+    app()

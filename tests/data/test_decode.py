@@ -12,6 +12,9 @@ from dali_icgan.errors import DecodeError
 from tests.photos import jpeg, patch, photograph
 
 
+pytestmark = pytest.mark.dali
+
+
 @pytest.fixture
 def decoder():
     made = ImageDecoder(1)

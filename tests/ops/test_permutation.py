@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from dali_icgan._native import emulated_cuda
 from dali_icgan.ops.permutation import permutation, permutation_reference
+from tests.emulation import emulated_module
 
 
 def order(n, seed=0, epoch=0):
@@ -48,7 +50,10 @@ def test_windows_of_huge_orders_hold_distinct_indices():
 @pytest.mark.parametrize("n", [1, 2, 3, 17, 1000, 1281167, 2**33 + 5, 2**40])
 def test_equals_the_reference(n):
     positions = np.random.default_rng(0).integers(0, n, 40)
-    assert np.array_equal(permutation(-5, 2**32 - 1, n, positions), permutation_reference(-5, 2**32 - 1, n, positions))
+    got = permutation(-5, 2**32 - 1, n, positions)
+    assert np.array_equal(got, permutation_reference(-5, 2**32 - 1, n, positions))
+    with emulated_cuda(emulated_module()):  # the build that `make sanitize` checks
+        assert np.array_equal(permutation(-5, 2**32 - 1, n, positions), got)
 
 
 @pytest.mark.parametrize("by", ["seed", "epoch"])

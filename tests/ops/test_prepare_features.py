@@ -216,7 +216,7 @@ def poisoned_run(monkeypatch, images, **options):
         return inside.view(shape)
 
     with monkeypatch.context() as patch:
-        patch.setattr("dali_icgan.ops.prepare_features.torch.empty", guarded)
+        patch.setattr(torch, "empty", guarded)
         got = prepare_features(images, device="cpu", **options)
     assert len(bands) == 4  # the device's name, the result, two workspaces
     for room, count, before, after in bands:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from dali_icgan._native import native
+from dali_icgan._native import emulated_cuda, native
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.ops.uniform import Stream, philox_reference, randint, uniform, uniform_reference
+from tests.emulation import emulated_module
 
 # Random123's kat_vectors, the lines "philox4x32 10": counter, key, result.
 KNOWN_ANSWERS = [
@@ -55,6 +56,11 @@ def test_equals_the_reference(n, count):
     assert got.dtype == np.float64
     assert got.shape == (n, count)
     assert np.array_equal(got, uniform_reference(keys, Stream.LABEL, count))
+    with emulated_cuda(emulated_module()):  # the build that `make sanitize` checks
+        assert np.array_equal(uniform(keys, Stream.LABEL, count), got)
+        high = np.arange(1, n + 1) * 2**54
+        drawn = randint(keys, Stream.LABEL, high)
+    assert np.array_equal(drawn, randint(keys, Stream.LABEL, high))
 
 
 def test_is_uniform():

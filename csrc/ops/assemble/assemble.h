@@ -1,10 +1,10 @@
 // out[i] = normalise(flip(resize(window of source[i])))      the last step before a batch is trained on, in one pass
 //
 // A row's source is a region of a real image (uint8, interleaved) or a generated image (G in [-1, 1], interleaved or planar).
-// The resize is the antialiased triangle filter of assemble_math.h, vertical first; sums are float, in source order, and the affine
+// The resize is the antialiased triangle filter of assemble_math.h, vertical first. Sums are float, in source order; the affine
 // map of each kind of source takes raw values to normalised ones: sum * scale + shift, one rounding to T. Multiplications and
-// additions are separate (beside loads and conversions an FMA saves nothing measurable, and plain x86-64 has none): CPU and CUDA
-// agree bit for bit. Callers guarantee what the binding checks; device memory is neither allocated nor waited for here.
+// additions are separate (beside loads and conversions an FMA saves nothing measurable, and plain x86-64 has none): CPU and
+// CUDA agree bit for bit. Callers guarantee what the binding checks; device memory is neither allocated nor waited for here.
 #pragma once
 
 #include <cstdint>

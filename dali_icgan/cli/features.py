@@ -1,0 +1,53 @@
+"""``dali-icgan features``."""
+
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from rich.console import Console
+
+from dali_icgan.augment.bank import FeatureBank
+from dali_icgan.cli.facts import grid, megabytes
+from dali_icgan.engine import load_extractor
+
+_LISTED = 5
+
+
+def run(
+    folder: Path,
+    out: Path,
+    extractor: str,
+    resolution: int,
+    align_corners: bool,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    exif: bool,
+) -> None:
+    """Build the bank, or go on with it, and say what it holds."""
+    model = load_extractor(extractor, device, resolution=resolution, align_corners=align_corners)
+    fresh = not out.exists()
+    begin = perf_counter()
+    bank = FeatureBank.build(
+        folder,
+        model,
+        out,
+        dtype={"fp16": torch.float16, "fp32": torch.float32}[dtype],
+        batch_size=batch_size,
+        exif=exif,
+    )
+    seconds = perf_counter() - begin
+    size = sum(file.stat().st_size for file in out.iterdir())
+    rate = f", {bank.n / seconds:,.0f} images/s" if fresh else ", with what was there already"
+    facts = [
+        ("bank", str(out)),
+        ("features", f"{bank.n} x {bank.dim}, {dtype}, of images seen at {bank.resolution} px"),
+        ("size", megabytes(size)),
+        ("time", f"{seconds:.1f} s{rate}"),
+        ("absent", f"{len(bank.absent)} images could not be read" if bank.absent else "none"),
+    ]
+    for row, reason in list(bank.absent.items())[:_LISTED]:
+        facts.append(("", f"{bank.keys[row]}: {reason}"))
+    if len(bank.absent) > _LISTED:
+        facts.append(("", f"and {len(bank.absent) - _LISTED} more, in {out / 'bank.json'}"))
+    Console().print(grid(facts))
