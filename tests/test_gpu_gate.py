@@ -1,0 +1,57 @@
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def gate(*arguments, **environment):
+    return subprocess.run(
+        ["benchmarks/gpu_gate.sh", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "GATE_TESTS": "tests/test_floors.py", **environment},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+
+
+@pytest.mark.dali
+def test_every_step_runs_on_a_cpu(tmp_path):
+    done = gate(tmp_path / "out", "--fast", "--device", "cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "passed" in (tmp_path / "out" / "tests.txt").read_text()
+    for name in ("assemble", "loader"):
+        lines = [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
+        assert lines
+        assert all({"date", "commit", "command", "benchmark"} <= line.keys() for line in lines)
+        assert name in done.stdout
+
+
+def test_a_failing_test_fails_the_gate(tmp_path):
+    (tmp_path / "test_bad.py").write_text("def test_bad():\n    assert False\n")
+    done = gate(tmp_path / "out", "--fast", "--device", "cpu", GATE_TESTS=str(tmp_path / "test_bad.py"))
+    assert done.returncode == 1
+    assert "FAILED" in done.stdout
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
+def test_without_a_gpu_it_says_so_in_one_line(tmp_path):
+    done = gate(tmp_path / "out")
+    assert done.returncode == 2
+    assert done.stdout.strip() == "gpu_gate: torch sees no CUDA device on this machine"
+
+
+def test_without_dali_the_rest_runs(tmp_path):
+    hidden = tmp_path / "hidden" / "nvidia" / "dali"
+    hidden.mkdir(parents=True)
+    (hidden / "__init__.py").write_text("raise ImportError('hidden for a test')\n")
+    (hidden.parent / "__init__.py").write_text("__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n")
+    done = gate(tmp_path / "out", "--fast", "--device", "cpu", PYTHONPATH=str(tmp_path / "hidden"))
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert done.stdout.splitlines()[0].startswith("DALI MISSING")
+    assert not (tmp_path / "out" / "loader.jsonl").exists()
