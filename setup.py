@@ -41,7 +41,9 @@ def find_nvcc() -> str | None:
 
 def first_line(*command: str, last: bool = False) -> str:
     try:
-        lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+        lines = (
+            subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip().splitlines()
+        )
     except (OSError, subprocess.CalledProcessError):
         return ""
     return lines[-1 if last else 0] if lines else ""
@@ -78,7 +80,9 @@ class NinjaBuild(build_ext):
     def compile(self, build: Path, nvcc: str | None, cxx: str) -> Path:
         target = build / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
         includes = f"-I{ROOT}/csrc -I{build} -I{pybind11.get_include()} -I{sysconfig.get_paths()['include']}"
-        codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in ARCHS] + [f"-gencode arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"]
+        codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in ARCHS] + [
+            f"-gencode arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"
+        ]
         sources = sorted(ROOT.glob("csrc/**/*.cpp")) + (sorted(ROOT.glob("csrc/**/*.cu")) if nvcc or EMULATE else [])
         objects = [build / (str(s.relative_to(ROOT)).replace("/", "_") + ".o") for s in sources]
         flags = includes + (" -DDI_WITH_CUDA" if nvcc or EMULATE else "") + (" -DDI_EMULATE_CUDA" if EMULATE else "")
@@ -113,7 +117,10 @@ class NinjaBuild(build_ext):
             f"rule cuda\n  command = {cuda} {flags}{optimise} {'-MD' if nvcc else '-MMD'} -MF $out.d -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc\n"
             f"rule link\n  command = {link} $in -o $out\n"
-            + "".join(f"build {o}: {rule(s)} {s}{f' | {header}.gch' if rule(s) == 'bind' else ''}\n" for s, o in zip(sources, objects, strict=True))
+            + "".join(
+                f"build {o}: {rule(s)} {s}{f' | {header}.gch' if rule(s) == 'bind' else ''}\n"
+                for s, o in zip(sources, objects, strict=True)
+            )
             + f"build {target}: link {' '.join(map(str, objects))}\n",
         )
         subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", build, "--quiet"], check=True)

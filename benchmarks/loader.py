@@ -29,12 +29,16 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 def make_photographs(folder: Path, count: int) -> Path:
     """A folder of JPEGs about as large as ImageNet's, cut from scikit-image's photographs."""
     random = np.random.default_rng(0)
-    photographs = [getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field")]
+    photographs = [
+        getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field")
+    ]
     (folder / "photographs").mkdir(parents=True)
     for i in range(count):
         image = Image.fromarray(photographs[i % len(photographs)])
         width, height = int(random.integers(400, 560)), int(random.integers(320, 480))
-        image.resize((width, height), Image.Resampling.BICUBIC).save(folder / "photographs" / f"{i:04d}.jpg", quality=92)
+        image.resize((width, height), Image.Resampling.BICUBIC).save(
+            folder / "photographs" / f"{i:04d}.jpg", quality=92
+        )
     return folder
 
 
@@ -71,7 +75,11 @@ class FixedEpoch:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder of images, flat or a class a subfolder; none: made from scikit-image's photographs")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="a folder of images, flat or a class a subfolder; none: made from scikit-image's photographs",
+    )
     parser.add_argument("--out", type=Path, help="append the JSON lines to this file as well")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--size", type=int, default=224)
@@ -84,13 +92,21 @@ def main() -> None:
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.data or make_photographs(Path(scratch) / "data", arguments.images)
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[: arguments.images]
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[
+            : arguments.images
+        ]
         run([(str(p), 0) for p in files], arguments, threads)
 
 
 def run(pairs: list[tuple[str, int]], arguments: argparse.Namespace, threads: int) -> None:
     transform = di.TrainTransform(arguments.size)
-    common = {"seed": 0, "transform": transform, "num_workers": threads, "device": arguments.device, "dtype": torch.float32}
+    common = {
+        "seed": 0,
+        "transform": transform,
+        "num_workers": threads,
+        "device": arguments.device,
+        "dtype": torch.float32,
+    }
     loader = di.DataLoader(pairs, arguments.batch_size, **common)
     plan = loader.replay_batch(0, range(len(pairs))).info
     workers = threads if threads > 1 else 0
@@ -107,7 +123,12 @@ def run(pairs: list[tuple[str, int]], arguments: argparse.Namespace, threads: in
     difference = max(float(((a.cpu() - b) * std).abs().max()) for (a, _), (b, _) in zip(loader, torchs, strict=True))
     assert difference < 2.5 / 255, f"the two loaders deliver different images: {difference * 255:.2f} levels of 255"
     base = {**environment(), "benchmark": "loader", "p": 0, "images": len(pairs), "batch_size": arguments.batch_size}
-    base |= {"size": arguments.size, "data": "given" if arguments.data else "scikit-image", "cores": threads, "workers": workers}
+    base |= {
+        "size": arguments.size,
+        "data": "given" if arguments.data else "scikit-image",
+        "cores": threads,
+        "workers": workers,
+    }
     base["largest_difference_in_levels"] = round(difference * 255, 3)
     base["megapixels"] = round(float(np.mean([np.prod(Image.open(p).size) for p, _ in pairs])) / 1e6, 4)
     for allocator in ("stock", "raised thresholds"):
@@ -117,7 +138,9 @@ def run(pairs: list[tuple[str, int]], arguments: argparse.Namespace, threads: in
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
         ours(), theirs()
         rates = windows({"DataLoader + PIL": theirs, "dali_icgan": ours}, arguments.seconds, arguments.rounds)
-        ratios = [ours_ / theirs_ for ours_, theirs_ in zip(rates["dali_icgan"], rates["DataLoader + PIL"], strict=True)]
+        ratios = [
+            ours_ / theirs_ for ours_, theirs_ in zip(rates["dali_icgan"], rates["DataLoader + PIL"], strict=True)
+        ]
         emit(
             {
                 **base,

@@ -159,7 +159,11 @@ class Engine:
     def begin(self, epoch: int) -> None:
         """Start what runs beside the steps of a pass."""
         augment = self._augment
-        if augment is not None and augment.source == "generator" and any(augment.p_of(epoch, v) > 0 for v in range(self._views)):
+        if (
+            augment is not None
+            and augment.source == "generator"
+            and any(augment.p_of(epoch, v) > 0 for v in range(self._views))
+        ):
             self._generation = Generation(augment)
 
     def end(self) -> None:
@@ -192,7 +196,9 @@ class Engine:
             if rows is None:
                 return
             position, index, repeat = rows
-            yield self._planned(Batch(epoch, order, position, index, repeat, range(self._views), np.zeros_like(position)))
+            yield self._planned(
+                Batch(epoch, order, position, index, repeat, range(self._views), np.zeros_like(position))
+            )
 
     def read(self, batch: Batch) -> Batch:
         """The files that a batch needs; unreadable samples are substituted; generations that need no image begin."""
@@ -205,11 +211,16 @@ class Engine:
         for row in np.flatnonzero(np.any([decision.missing for decision in batch.decisions], 0)):
             self._substitute(batch, int(row), self._missing_error(batch, int(row)))
         wanted = self._neighbours(batch, range(len(batch)))
-        for (row, v, _), item in zip(wanted, self._reader.read([source for *_, source in wanted]), strict=True):
+        neighbours = self._reader.read([source for *_, source in wanted])
+        substituted = set()
+        for (place, v, _), item in zip(wanted, neighbours, strict=True):
+            if place in substituted:
+                continue  # its substitute has neighbours of its own
             if isinstance(item, DecodeError):
-                self._substitute(batch, row, item)
+                self._substitute(batch, place, item)
+                substituted.add(place)
             else:
-                self._take_neighbour(batch, row, v, item)
+                self._take_neighbour(batch, place, v, item)
         if self._augment is not None and not self._augment.needs_own_image:
             self._generate(batch)
         return batch
@@ -223,7 +234,9 @@ class Engine:
                 if not waiting:
                     break
                 with self._decoding:
-                    results = self._decoder.decode_regions([batch.fetched[f] for f in waiting], [regions[f] for f in waiting])
+                    results = self._decoder.decode_regions(
+                        [batch.fetched[f] for f in waiting], [regions[f] for f in waiting]
+                    )
                 failed = {}
                 for f, result in zip(waiting, results, strict=True):
                     if isinstance(result, str):
@@ -244,7 +257,9 @@ class Engine:
         """The finished batch: everything assembled by one kernel a view."""
         style = (self._augment.generated_transform if self._augment is not None else None) or self._transform
         with torch.no_grad(), torch.cuda.stream(self._stream):
-            place = np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1  # of each fetch in regions
+            place = (
+                np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1
+            )  # of each fetch in regions
             regions = [pixels for pixels in batch.pixels if pixels is not None]
             images, held = [], list(regions)
             for v in range(len(batch.views)):
@@ -325,7 +340,9 @@ class Engine:
         ]
 
     def _source_of(self, bank_row: int) -> int | str:
-        assert self._augment is not None and self._binding is not None and self._binding.rows is not None
+        assert self._augment is not None
+        assert self._binding is not None
+        assert self._binding.rows is not None
         if self._sample_of_row is None:
             self._sample_of_row = {int(r): i for i, r in enumerate(self._binding.rows) if r >= 0}
         return self._sample_of_row.get(bank_row, self._augment.bank_file(bank_row))
@@ -342,7 +359,9 @@ class Engine:
             found = batch.order.substitute(int(batch.position[row]), distance)
             if found is None or (distance >= HOPELESS and not self._read_any):
                 some = "; ".join(str(each) for each in itertools.islice(self.errors.values(), 3))
-                raise RuntimeError(f"0 of {distance} samples could be read, from {self.samples.name}: {some}") from failed
+                raise RuntimeError(
+                    f"0 of {distance} samples could be read, from {self.samples.name}: {some}"
+                ) from failed
             batch.index[row], batch.repeat[row] = found
             for v, view in enumerate(batch.views):
                 decision = self._decide(batch.epoch, batch.index[row : row + 1], batch.repeat[row : row + 1], view)
@@ -378,7 +397,11 @@ class Engine:
         batch.windows = []
         for v, view in enumerate(batch.views):
             shown, replaced = batch.view_fetch[v], batch.decisions[v].replaced
-            side = self._augment.generator.resolution if self._augment is not None and self._augment.generator is not None else 1
+            side = (
+                self._augment.generator.resolution
+                if self._augment is not None and self._augment.generator is not None
+                else 1
+            )
             real = shown >= 0
             source = np.full((len(batch), 2), side)
             source[real] = size[shown[real]]
@@ -414,7 +437,7 @@ class Engine:
                 keys,
                 augment.classes(self._binding, decision.label[rows]),
                 decision.row[rows],
-                images,  # type: ignore[arg-type]
+                images,
                 self._stream.record_event() if self._stream is not None and images else None,
             )
             if batch.order is not None and self._generation is not None:
@@ -448,15 +471,15 @@ class Engine:
         return self._buffers.empty((n, 3, s, s), self._dtype)
 
     def _info(self, batch: Batch, label: Rows) -> dict[str, Any]:
-        views = {
-            "replaced": [decision.replaced for decision in batch.decisions],
-            "box": [windows.window for windows in batch.windows],
-            "flip": [windows.flip for windows in batch.windows],
-        }
+        def by_view(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+            return arrays[0] if len(arrays) == 1 else np.stack(arrays)
+
         return {
             "index": batch.index,
             "repeat": batch.repeat,
             "path": [self.samples.path(int(index)) for index in batch.index],
             "label": label,
-            **{name: each[0] if len(each) == 1 else np.stack(each) for name, each in views.items()},
+            "replaced": by_view([decision.replaced for decision in batch.decisions]),
+            "box": by_view([windows.window for windows in batch.windows]),
+            "flip": by_view([windows.flip for windows in batch.windows]),
         }

@@ -101,7 +101,9 @@ class DataLoader:
         return_info: bool = False,
     ) -> None:
         if collate_fn is not None:
-            raise ValueError("collate_fn must be None: batches are assembled on the device by one kernel, got a function")
+            raise ValueError(
+                "collate_fn must be None: batches are assembled on the device by one kernel, got a function"
+            )
         ignored = {
             "pin_memory": pin_memory,
             "worker_init_fn": worker_init_fn,
@@ -133,7 +135,9 @@ class DataLoader:
         if on_error not in ("skip", "raise"):
             raise ValueError(f'on_error must be "skip" or "raise", got {on_error!r}')
         if memory_format not in (torch.contiguous_format, torch.channels_last):
-            raise ValueError(f"memory_format must be torch.contiguous_format or torch.channels_last, got {memory_format}")
+            raise ValueError(
+                f"memory_format must be torch.contiguous_format or torch.channels_last, got {memory_format}"
+            )
         if augment is not None and not isinstance(augment, DAICGAN):
             raise TypeError(f"augment must be a DAICGAN or None, got {type(augment).__name__}")
         transform = TrainTransform(224) if transform is None else transform
@@ -229,7 +233,7 @@ class DataLoader:
         self._epoch = epoch
         sampler = self._any_sampler
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(epoch)  # type: ignore[union-attr]
+            sampler.set_epoch(epoch)
         self._sampler_epoch = getattr(sampler, "epoch", None)
 
     # ------------------------------------------------------------------ state
@@ -281,7 +285,7 @@ class DataLoader:
         self._resume = dict(state) if state["position"] else None
         sampler = self._any_sampler
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(self._epoch)  # type: ignore[union-attr]
+            sampler.set_epoch(self._epoch)
         self._sampler_epoch = getattr(sampler, "epoch", None)
 
     # ------------------------------------------------------------------ ours
@@ -300,7 +304,9 @@ class DataLoader:
         delivery = self.replay_batch(epoch, [index], [repeat], view)
         return delivery.images[0][0], int(delivery.info["label"][0])
 
-    def replay_batch(self, epoch: int, indices: Sequence[int], repeats: Sequence[int] | None = None, view: int = 0) -> Delivery:
+    def replay_batch(
+        self, epoch: int, indices: Sequence[int], repeats: Sequence[int] | None = None, view: int = 0
+    ) -> Delivery:
         """Several rows of :meth:`replay` at once, with their info."""
         self._check_usable()
         _natural("epoch", epoch, 0)
@@ -310,7 +316,9 @@ class DataLoader:
                 raise IndexError(f"index must lie in 0..{n - 1}, got {index}")
         if not 0 <= view < self.views:
             raise ValueError(f"view must lie in 0..{self.views - 1}, got {view}")
-        delivery = self._engine.replay(epoch, np.asarray(indices, np.int64), np.asarray(repeats or [0] * len(indices), np.int64), view)
+        delivery = self._engine.replay(
+            epoch, np.asarray(indices, np.int64), np.asarray(repeats or [0] * len(indices), np.int64), view
+        )
         delivery.on_current_stream()
         return delivery
 
@@ -337,7 +345,9 @@ class DataLoader:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
-            raise RuntimeError("a DataLoader must be used in the process that made it: after a fork, make one in the child")
+            raise RuntimeError(
+                "a DataLoader must be used in the process that made it: after a fork, make one in the child"
+            )
         if self._closed:
             raise RuntimeError("the DataLoader is closed")
 
@@ -350,7 +360,12 @@ class DataLoader:
             log.info("samples are sharded over ranks: this is rank %d of %d", *shard)
         if shard is False:
             return 0, 1
-        if not (isinstance(shard, tuple) and len(shard) == 2 and all(isinstance(s, int) for s in shard) and 0 <= shard[0] < shard[1]):
+        if not (
+            isinstance(shard, tuple)
+            and len(shard) == 2
+            and all(isinstance(s, int) for s in shard)
+            and 0 <= shard[0] < shard[1]
+        ):
             raise ValueError(f"shard must be (rank, world) with 0 <= rank < world, False or None, got {shard!r}")
         if not self._own_order:
             raise ValueError("shard must be None or False with a sampler, which shards itself")
@@ -386,7 +401,9 @@ class DataLoader:
         before = None
         if isinstance(drawn_from, torch.Generator):
             if resume is not None and resume.get("sampler_generator"):
-                drawn_from.set_state(torch.frombuffer(bytearray.fromhex(resume["sampler_generator"]), dtype=torch.uint8))
+                drawn_from.set_state(
+                    torch.frombuffer(bytearray.fromhex(resume["sampler_generator"]), dtype=torch.uint8)
+                )
             before = drawn_from.get_state().numpy().tobytes().hex()
         endless = not hasattr(sampler, "__len__")
         order = ListedOrder(
@@ -400,14 +417,18 @@ class DataLoader:
         if resume is not None:
             order.batch(position - 1)
             if order.batches < position or order.checksum(position) != resume.get("checksum"):
-                raise ValueError("state must be of the same sampler: this one gives another order for the batches already delivered")
+                raise ValueError(
+                    "state must be of the same sampler: this one gives another order for the batches already delivered"
+                )
         return _Progress(epoch, order, position, before)
 
     def _warn_once(self) -> None:
         if self._engine.errors and not self._warned:
             self._warned = True
             error = next(iter(self._engine.errors.values()))
-            warnings.warn(f"{error}; it is replaced by the next readable sample (see loader.errors for all)", stacklevel=4)
+            warnings.warn(
+                f"{error}; it is replaced by the next readable sample (see loader.errors for all)", stacklevel=4
+            )
 
 
 @dataclass
@@ -426,7 +447,10 @@ class _Progress:
         if self.order.batch(batches) is None:
             return {"epoch": self.epoch + 1, "position": 0}
         if isinstance(self.order, ShardedOrder):
-            return {"epoch": self.epoch, "position": self.order.start + batches * self.order.batch_size * self.order.world}
+            return {
+                "epoch": self.epoch,
+                "position": self.order.start + batches * self.order.batch_size * self.order.world,
+            }
         return {
             "epoch": self.epoch,
             "position": batches,

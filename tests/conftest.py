@@ -6,7 +6,9 @@ from tests.emulation import emulated_module
 
 
 def pytest_addoption(parser):
-    parser.addoption("--require-gpu", action="store_true", help="a test that would be skipped for want of a GPU fails instead")
+    parser.addoption(
+        "--require-gpu", action="store_true", help="a test that would be skipped for want of a GPU fails instead"
+    )
     parser.addoption("--without-dali", action="store_true", help="leave out the tests that read image files")
 
 

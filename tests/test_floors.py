@@ -12,7 +12,7 @@ FLOORS = {
     "_native": 3,
     "ops": 4,
     "models": 5,
-    "embedded": 5,
+    "embedded": 10,
     "engine": 6,
     "data": 7,
     "augment": 8,

@@ -5,12 +5,20 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import BatchSampler, ConcatDataset, DistributedSampler, RandomSampler, Subset, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DistributedSampler,
+    RandomSampler,
+    Subset,
+    WeightedRandomSampler,
+)
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as tv
 
@@ -44,7 +52,9 @@ def augment(generator, extractor):
 @pytest.fixture(scope="module")
 def bank(folder, generator, extractor, tmp_path_factory):
     at = extractor.at_resolution(generator.resolution)
-    return di.FeatureBank.build(folder, at, tmp_path_factory.mktemp("banks") / "bank", dtype=torch.float32, progress=False)
+    return di.FeatureBank.build(
+        folder, at, tmp_path_factory.mktemp("banks") / "bank", dtype=torch.float32, progress=False
+    )
 
 
 @pytest.fixture
@@ -184,7 +194,9 @@ def test_ranks_see_the_same_rows(load, augment, world):
 @pytest.mark.parametrize("m", [1, 7, 32])
 def test_rows_depend_on_the_microbatch_only_within_rounding(load, generator, bank, m):
     want = rows_of(load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0), return_info=True))
-    got = rows_of(load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, microbatch=m), return_info=True, batch_size=3))
+    got = rows_of(
+        load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, microbatch=m), return_info=True, batch_size=3)
+    )
     for key in want:
         assert (want[key][0] - got[key][0]).abs().max() < 1e-3
 
@@ -284,7 +296,7 @@ def test_images_can_be_saved_for_backward(load, augment):
 def test_every_form_of_a_dataset_gives_the_same_rows(load, folder):
     want = rows_of(load(return_info=True))
     listed = ImageFolder(folder)
-    in_memory = [(open(path, "rb").read(), label) for path, label in listed.samples]
+    in_memory = [(Path(path).read_bytes(), label) for path, label in listed.samples]
     for dataset in (str(folder), listed, listed.samples, Subset(listed, range(N)), ConcatDataset([listed]), in_memory):
         same(want, rows_of(load(dataset, return_info=True)))
 
@@ -302,7 +314,9 @@ def test_torch_samplers(load):
     repeated = [index for index, repeat in rows if repeat == 1]
     assert repeated
     assert any(not torch.equal(rows[index, 0][0], rows[index, 1][0]) for index in repeated)
-    loader = load(batch_size=1, batch_sampler=BatchSampler(RandomSampler(range(N)), 7, drop_last=True), return_info=True)
+    loader = load(
+        batch_size=1, batch_sampler=BatchSampler(RandomSampler(range(N)), 7, drop_last=True), return_info=True
+    )
     assert [len(labels) for _, labels, _ in loader] == [7, 7, 7]
     assert len(loader) == 3
 
@@ -406,7 +420,9 @@ def test_a_sample_that_the_bank_lacks_goes_to_on_error(load, tmp_path, generator
     broken = photos / "coffee" / "002.jpg"
     good = broken.read_bytes()
     broken.write_bytes(good[:300])
-    bank = di.FeatureBank.build(photos, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False)
+    bank = di.FeatureBank.build(
+        photos, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False
+    )
     broken.write_bytes(good)
     augment = di.DAICGAN(generator=generator, bank=bank, p=1.0)
     loader = load(photos, augment=augment)
@@ -453,7 +469,7 @@ def test_a_bad_file_is_replaced_and_its_neighbours_are_untouched(load, tmp_path,
     (error,) = loader.errors
     assert (error.path, error.index) == (str(photos / "coffee" / "003.jpg"), bad)
     assert torch.equal(loader.replay(0, *extra)[0], got[extra][0])
-    with pytest.raises(di.DecodeError, match="003.jpg"):
+    with pytest.raises(di.DecodeError, match=r"003\.jpg"):
         loader.replay(0, bad)
 
 
@@ -476,7 +492,7 @@ def test_a_long_run_of_bad_files_is_stepped_over(load, tmp_path):
         if i != 20:
             damage(type(photos)(path), ["truncated", "garbage", "empty", "missing"][i % 4])
     loader = load(listed, batch_size=2, return_info=True)
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="it is replaced by the next readable sample"):
         rows = rows_of(loader)
     assert {index for index, _ in rows} == {20}
     assert len(rows) == N
@@ -489,7 +505,10 @@ def test_nothing_readable_is_an_error_that_names_some(load, tmp_path, kind):
     listed = ImageFolder(photos)
     for path, _ in listed.samples:
         damage(type(photos)(path), kind)
-    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match=r"0 of 6 samples could be read.*00\d.jpg"):
+    with (
+        pytest.warns(UserWarning, match=r"00\d\.jpg"),
+        pytest.raises(RuntimeError, match=r"0 of 6 samples could be read.*00\d.jpg"),
+    ):
         list(load(listed))
     assert not our_threads()
 
@@ -513,7 +532,10 @@ def test_any_chain_of_saves_and_loads_gives_the_rest(load, order):
             "own": {},
             "shuffled": {"shuffle": True},
             "sampler": {"sampler": RandomSampler(range(N), generator=torch.Generator().manual_seed(2))},
-            "batch sampler": {"batch_size": 1, "batch_sampler": BatchSampler(RandomSampler(range(N)), 5, drop_last=False)},
+            "batch sampler": {
+                "batch_size": 1,
+                "batch_sampler": BatchSampler(RandomSampler(range(N)), 5, drop_last=False),
+            },
         }[order]
         return load(return_info=True, **given)
 
@@ -663,9 +685,13 @@ def test_no_thread_is_left(load, augment):
     passing = iter(loader)
     next(passing)
     assert our_threads()
-    with pytest.raises(KeyError):
+
+    def fail():
         for _ in loader:
             raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     del passing
     gc.collect()
     assert not our_threads()
@@ -788,7 +814,7 @@ loader.close()
         ({"timeout": -1}, ValueError, "timeout must be a number of seconds >= 0, got -1"),
         ({"sampler": [0], "shuffle": True}, ValueError, "sampler must come without shuffle"),
         ({"batch_sampler": [[0]]}, ValueError, "batch_sampler must come without batch_size"),
-        ({"on_error": "ignore"}, ValueError, "on_error must be \"skip\" or \"raise\", got 'ignore'"),
+        ({"on_error": "ignore"}, ValueError, 'on_error must be "skip" or "raise", got \'ignore\''),
         ({"memory_format": torch.preserve_format}, ValueError, "memory_format must be torch.contiguous_format or"),
         ({"augment": 0.5}, TypeError, "augment must be a DAICGAN or None, got float"),
         ({"transform": 224}, TypeError, "transform must be a TrainTransform or EvalTransform, got int"),

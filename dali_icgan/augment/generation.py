@@ -155,7 +155,9 @@ class Generation:
                 else:
                     if job.made is None:
                         shape = (len(job.keys), *part.shape[1:])
-                        job.made = torch.empty(shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+                        job.made = torch.empty(
+                            shape, dtype=part.dtype, device=part.device, memory_format=torch.channels_last
+                        )
                     job.made[int(rows[0]) : int(rows[-1]) + 1] = part
                 if self._stream is not None:
                     job.event = self._stream.record_event()

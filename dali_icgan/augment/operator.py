@@ -60,7 +60,9 @@ class Decision:
     def put(self, row: int, other: "Decision") -> None:
         """Decide a row anew: as the one row of ``other``."""
         for mine, theirs in zip(
-            (self.replaced, self.row, self.label, self.missing), (other.replaced, other.row, other.label, other.missing), strict=True
+            (self.replaced, self.row, self.label, self.missing),
+            (other.replaced, other.row, other.label, other.missing),
+            strict=True,
         ):
             mine[row] = theirs[0]
 
@@ -133,7 +135,9 @@ class DAICGAN:
             if not callable(value):
                 _probability(name, value)
         if generated_transform is not None and not isinstance(generated_transform, (TrainTransform, EvalTransform)):
-            raise TypeError(f"generated_transform must be a TrainTransform or EvalTransform, got {type(generated_transform).__name__}")
+            raise TypeError(
+                f"generated_transform must be a TrainTransform or EvalTransform, got {type(generated_transform).__name__}"
+            )
         if isinstance(bank, (str, Path)):
             bank = FeatureBank.open(bank)
         if bank is not None and not isinstance(bank, FeatureBank):
@@ -190,7 +194,11 @@ class DAICGAN:
         if len({size for size in sizes.values() if size is not None}) > 1:
             said = ", ".join(f"{name} {size}" for name, size in sizes.items() if size is not None)
             raise ValueError(f"generator, extractor and bank must agree on the number of features, got {said}")
-        if self.bank is not None and self.generator is not None and self.bank.resolution not in (None, self.generator.resolution):
+        if (
+            self.bank is not None
+            and self.generator is not None
+            and self.bank.resolution not in (None, self.generator.resolution)
+        ):
             raise ValueError(
                 f"bank must hold features of images at the generator's resolution {self.generator.resolution}, got {self.bank.resolution}"
             )
@@ -291,7 +299,11 @@ class DAICGAN:
         """z of rows, ``[n, dim_z]`` float32 on the generator's device."""
         assert self.generator is not None
         return truncated_normal(
-            keys, self.generator.dim_z, truncation=self.truncation, mode=self.truncation_mode, device=self.generator.device
+            keys,
+            self.generator.dim_z,
+            truncation=self.truncation,
+            mode=self.truncation_mode,
+            device=self.generator.device,
         )
 
     def generate(self, z: torch.Tensor, h: torch.Tensor, y: npt.NDArray[np.int64] | None) -> torch.Tensor:
@@ -318,7 +330,9 @@ class DAICGAN:
             part = generator(z[rows], h[rows], None if labels is None else labels[rows])
             parts.append(part[: min(m, n - begin)])
         if not parts:
-            return torch.empty(0, 3, generator.resolution, generator.resolution, dtype=generator.dtype, device=generator.device)
+            return torch.empty(
+                0, 3, generator.resolution, generator.resolution, dtype=generator.dtype, device=generator.device
+            )
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # ------------------------------------------------------------------ standalone
@@ -517,7 +531,12 @@ class _Real:
             return
         self.regions = list(images)
         for i, image in enumerate(self.regions):
-            if not isinstance(image, torch.Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            if (
+                not isinstance(image, torch.Tensor)
+                or image.dtype != torch.uint8
+                or image.ndim != 3
+                or image.shape[2] != 3
+            ):
                 got = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
                 raise TypeError(f"images[{i}] must be a uint8 tensor [h, w, 3], got {got}")
         # Rows may be apart, a row's pixels not.

@@ -5,7 +5,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -132,7 +131,9 @@ def _key(source: str | bytes, prefix: str | None) -> str:
 
 def _from_folder(folder: str) -> Samples:
     if not os.path.isdir(folder):
-        raise FileNotFoundError(f"dataset must be a folder with one subfolder a class, got {folder!r}, which is not a folder")
+        raise FileNotFoundError(
+            f"dataset must be a folder with one subfolder a class, got {folder!r}, which is not a folder"
+        )
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     sources: list[str] = []
     labels: list[int] = []
@@ -141,7 +142,9 @@ def _from_folder(folder: str) -> Samples:
         for where, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
             sources += [os.path.join(where, file) for file in sorted(files) if file.lower().endswith(IMAGE_EXTENSIONS)]
         if len(sources) == before:
-            raise FileNotFoundError(f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none")
+            raise FileNotFoundError(
+                f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none"
+            )
         labels += [label] * (len(sources) - before)
     if not classes:
         raise FileNotFoundError(f"{folder} must hold one subfolder a class, got none")
@@ -177,7 +180,9 @@ def _from_torchvision(dataset: Any) -> Samples:
         )
     read = getattr(dataset, "loader", None)
     if read is not None and not getattr(read, "__module__", "").startswith("torchvision."):
-        raise ValueError(f"{kind} must use torchvision's own image loader (files are decoded by DALI here), got {_short(read)}")
+        raise ValueError(
+            f"{kind} must use torchvision's own image loader (files are decoded by DALI here), got {_short(read)}"
+        )
     pairs = dataset.samples
     target: Callable[[Any], Any] | None = getattr(dataset, "target_transform", None)
     if target is not None:
@@ -221,5 +226,3 @@ def _integer(label: Any, name: str) -> int:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-

@@ -40,7 +40,7 @@ def build_graph(max_batch: int, threads: int, device: torch.device, exif: bool) 
     common = {"output_type": types.RGB, "adjust_orientation": exif}
 
     # Depth 1: the loader's own stages look ahead, and deeper queues must be primed or outputs come back shifted.
-    @pipeline_def(  # type: ignore[untyped-decorator]
+    @pipeline_def(
         batch_size=max_batch,
         num_threads=threads,
         device_id=device.index,
@@ -102,7 +102,9 @@ class ImageDecoder:
                 good.append(i)
             except ValueError as reason:
                 results[i] = str(reason)
-        for i, pixels in zip(good, self.decode_regions(images, [(0, 0, e.height, e.width) for e in images]), strict=True):
+        for i, pixels in zip(
+            good, self.decode_regions(images, [(0, 0, e.height, e.width) for e in images]), strict=True
+        ):
             results[i] = pixels
         return results
 
@@ -121,7 +123,9 @@ class ImageDecoder:
         sound = [i for i, image in enumerate(images) if not image.whole]
         if sound:
             try:
-                for i, pixels in zip(sound, self._run([images[i] for i in sound], [regions[i] for i in sound]), strict=True):
+                for i, pixels in zip(
+                    sound, self._run([images[i] for i in sound], [regions[i] for i in sound]), strict=True
+                ):
                     results[i] = pixels
             except RuntimeError:
                 suspects = sorted(suspects + sound)
@@ -175,7 +179,9 @@ class ImageDecoder:
         except Exception as error:  # Pillow raises many kinds
             return str(error) or type(error).__name__
         if pixels.shape != (image.height, image.width, 3):
-            return f"its header says {image.width} x {image.height} pixels, it holds {pixels.shape[1]} x {pixels.shape[0]}"
+            return (
+                f"its header says {image.width} x {image.height} pixels, it holds {pixels.shape[1]} x {pixels.shape[0]}"
+            )
         return _cut(torch.from_numpy(pixels).to(self._device), region)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dali_icgan.ops import permutation
+from dali_icgan.ops.permutation import permutation
 
 Indices = npt.NDArray[np.int64]
 REMAINDERS = ("pad", "uneven", "drop")
@@ -100,7 +100,9 @@ class ListedOrder:
         batches: whether entries are lists of such, one a batch.
     """
 
-    def __init__(self, entries: Iterable[Any], n: int, batch_size: int, drop_last: bool, *, batches: bool, endless: bool) -> None:
+    def __init__(
+        self, entries: Iterable[Any], n: int, batch_size: int, drop_last: bool, *, batches: bool, endless: bool
+    ) -> None:
         self._n = n
         self._index: list[int] = []
         self._repeat: list[int] = []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dali_icgan.data.dataset import Samples, read_file
 from dali_icgan.errors import DecodeError
-from dali_icgan.ops import image_header
+from dali_icgan.ops.image_header import image_header
 
 # One more than what Pillow calls a decompression bomb and refuses.
 MAX_PIXELS = 178_956_970

@@ -6,7 +6,7 @@ import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 _END = object()
 
@@ -28,7 +28,7 @@ class Stages:
             taken, and with False when it goes on.
     """
 
-    _alive: "weakref.WeakSet[Stages]" = weakref.WeakSet()
+    _alive: ClassVar["weakref.WeakSet[Stages]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -46,7 +46,9 @@ class Stages:
         first = (source, self._tickets, self._queues[0], self._closed, on_full)
         self._threads = [threading.Thread(target=_begin, args=first, name=f"{name}-plan", daemon=True)]
         self._threads += [
-            threading.Thread(target=_work, args=(step, i, self._queues, self._closed), name=f"{name}-{step.__name__}", daemon=True)
+            threading.Thread(
+                target=_work, args=(step, i, self._queues, self._closed), name=f"{name}-{step.__name__}", daemon=True
+            )
             for i, step in enumerate(steps)
         ]
         for thread in self._threads:
@@ -123,7 +125,9 @@ def _begin(
     out.put(_END)
 
 
-def _work(step: Callable[[Any], Any], number: int, queues: list["queue.SimpleQueue[Any]"], closed: threading.Event) -> None:
+def _work(
+    step: Callable[[Any], Any], number: int, queues: list["queue.SimpleQueue[Any]"], closed: threading.Event
+) -> None:
     inbox, out = queues[number], queues[number + 1]
     while True:
         item = inbox.get()

@@ -27,7 +27,13 @@ def extractor():
 def conditional(generator):
     torch.manual_seed(0)
     config = GeneratorConfig(
-        resolution=32, channels=8, z_chunk=4, feature_dim=generator.feature_dim, shared_dim_feat=16, n_classes=5, shared_dim=8,
+        resolution=32,
+        channels=8,
+        z_chunk=4,
+        feature_dim=generator.feature_dim,
+        shared_dim_feat=16,
+        n_classes=5,
+        shared_dim=8,
         class_conditional=True,
     )
     return di.load_generator(ICGenerator(config).eval().state_dict(), device="cpu")
@@ -55,7 +61,9 @@ TRANSFORM = di.TrainTransform(SIZE)
 
 
 def test_what_is_not_replaced_is_a_plain_crop(generator, bank, images):
-    plain, labels, info = di.DAICGAN(generator=generator, bank=bank, p=0.0)(images, keys(), list(range(12)), 0, TRANSFORM)
+    plain, labels, info = di.DAICGAN(generator=generator, bank=bank, p=0.0)(
+        images, keys(), list(range(12)), 0, TRANSFORM
+    )
     half, _, chosen = di.DAICGAN(generator=generator, bank=bank, p=0.5)(images, keys(), list(range(12)), 0, TRANSFORM)
     assert not info["replaced"].any()
     assert labels.tolist() == list(range(12))
@@ -90,7 +98,9 @@ def test_a_row_does_not_depend_on_its_batch(generator, extractor, bank, images, 
 def test_repeats_views_epochs_and_seeds_differ(generator, bank, images):
     augment = di.DAICGAN(generator=generator, bank=bank, p=1.0)
     base = augment(images, keys(), None, 0, TRANSFORM)[0]
-    assert torch.equal(base, augment(images, torch.stack([keys(), torch.zeros(12, dtype=torch.int64)], 1), None, 0, TRANSFORM)[0])
+    assert torch.equal(
+        base, augment(images, torch.stack([keys(), torch.zeros(12, dtype=torch.int64)], 1), None, 0, TRANSFORM)[0]
+    )
     others = [
         augment(images, torch.stack([keys(), torch.ones(12, dtype=torch.int64)], 1), None, 0, TRANSFORM)[0],
         augment(images, keys(), None, 1, TRANSFORM)[0],
@@ -103,7 +113,9 @@ def test_repeats_views_epochs_and_seeds_differ(generator, bank, images):
 
 def test_every_form_of_images(generator, extractor):
     augment = di.DAICGAN(generator=generator, extractor=extractor, p=0.5)
-    square = torch.stack([torch.from_numpy(patch("astronaut", 1)[:40, :40].copy().transpose(2, 0, 1)) + i for i in range(12)])
+    square = torch.stack(
+        [torch.from_numpy(patch("astronaut", 1)[:40, :40].copy().transpose(2, 0, 1)) + i for i in range(12)]
+    )
     listed = augment([image.permute(1, 2, 0) for image in square], keys(), None, 0, TRANSFORM)
     stacked = augment(square, keys(), None, 0, TRANSFORM)
     assert torch.equal(listed[0], stacked[0])
@@ -133,7 +145,12 @@ def test_an_empty_batch(generator, bank):
 
 def test_generated_transform_is_for_generations_alone(generator, bank, images):
     plain = di.DAICGAN(generator=generator, bank=bank, p=0.5)
-    own = di.DAICGAN(generator=generator, bank=bank, p=0.5, generated_transform=di.EvalTransform(SIZE, SIZE, mean=(0, 0, 0), std=(1, 1, 1)))
+    own = di.DAICGAN(
+        generator=generator,
+        bank=bank,
+        p=0.5,
+        generated_transform=di.EvalTransform(SIZE, SIZE, mean=(0, 0, 0), std=(1, 1, 1)),
+    )
     a, _, info = plain(images, keys(), None, 0, TRANSFORM)
     b, _, other = own(images, keys(), None, 0, TRANSFORM)
     replaced = info["replaced"]
@@ -175,7 +192,9 @@ def test_labels_of_a_class_conditional_generator(conditional, bank, images):
     labels = torch.tensor([0, 1, 2] * 4)
     a, returned, _ = own(images, keys(), labels, 0, TRANSFORM)
     assert returned.tolist() == labels.tolist()
-    b = di.DAICGAN(generator=conditional, bank=bank, p=1.0, class_map={0: 0, 1: 3, 2: 2})(images, keys(), labels, 0, TRANSFORM)[0]
+    b = di.DAICGAN(generator=conditional, bank=bank, p=1.0, class_map={0: 0, 1: 3, 2: 2})(
+        images, keys(), labels, 0, TRANSFORM
+    )[0]
     changed = [not torch.equal(x, y) for x, y in zip(a, b, strict=True)]
     assert changed == [True, False, False] * 4
     drawn = di.DAICGAN(generator=conditional, bank=bank, p=0.7, class_map=[4, 3, 2], labels="random")
@@ -191,13 +210,17 @@ def test_class_maps_that_are_found(conditional, bank, generator, tmp_path):
     assert found(["n01440764", "n15075141"], 2, 1000).tolist() == [0, 999]
     with pytest.raises(ValueError, match="n99999999 is not one of ImageNet's 1000 classes"):
         found(["n01440764", "n99999999"], 2, 1000)
-    with pytest.raises(ValueError, match="class_map must be given: the generator knows 5 classes and the dataset has 3"):
+    with pytest.raises(
+        ValueError, match="class_map must be given: the generator knows 5 classes and the dataset has 3"
+    ):
         di.DAICGAN(generator=conditional, extractor=di.load_extractor("embedded", device="cpu")).bind(samples, 0)
 
 
 def test_retrieval_standalone(tmp_path, generator, extractor):
     folder = make_folder(tmp_path / "photos", 3)
-    bank = di.FeatureBank.build(folder, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False)
+    bank = di.FeatureBank.build(
+        folder, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False
+    )
     augment = di.DAICGAN(generator=None, bank=bank, p=1.0, source="neighbour", k=2)
     whole = di.EvalTransform(SIZE, SIZE)
     originals = di.data.ImageDecoder(1).decode([Path(augment.bank_file(i)).read_bytes() for i in range(9)])
@@ -264,7 +287,11 @@ def test_background_generation_that_is_closed_says_so(generator, bank):
         ({"source": "web"}, ValueError, "source must be one of 'generator', 'neighbour', got 'web'"),
         ({"class_map": [0]}, ValueError, "class_map is for a class-conditional generator"),
         ({"microbatch": 0}, ValueError, "microbatch must be a positive integer or None, got 0"),
-        ({"generated_transform": 224}, TypeError, "generated_transform must be a TrainTransform or EvalTransform, got int"),
+        (
+            {"generated_transform": 224},
+            TypeError,
+            "generated_transform must be a TrainTransform or EvalTransform, got int",
+        ),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
@@ -299,9 +326,21 @@ def test_what_does_not_belong_together_is_named(generator, extractor, conditiona
         (lambda a, x: a(x, [12] * 12), ValueError, r"keys must lie in the bank's 0..11, got 12"),
         (lambda a, x: a(x, range(12), [0]), ValueError, r"labels must have shape \[12\], got \[1\]"),
         (lambda a, x: a(x, range(12), [0.5] * 12), TypeError, "labels must be integers, got float64"),
-        (lambda a, x: a([x[0].float()], [0]), TypeError, r"images\[0\] must be a uint8 tensor \[h, w, 3\], got torch.float32"),
-        (lambda a, x: a(torch.zeros(2, 4, 8, 8), [0, 1]), ValueError, r"images must be \[n, 3, h, w\], got \[2, 4, 8, 8\]"),
-        (lambda a, x: a(torch.zeros(2, 3, 8, 8, dtype=torch.int64), [0, 1]), TypeError, "images must be uint8, float32"),
+        (
+            lambda a, x: a([x[0].float()], [0]),
+            TypeError,
+            r"images\[0\] must be a uint8 tensor \[h, w, 3\], got torch.float32",
+        ),
+        (
+            lambda a, x: a(torch.zeros(2, 4, 8, 8), [0, 1]),
+            ValueError,
+            r"images must be \[n, 3, h, w\], got \[2, 4, 8, 8\]",
+        ),
+        (
+            lambda a, x: a(torch.zeros(2, 3, 8, 8, dtype=torch.int64), [0, 1]),
+            TypeError,
+            "images must be uint8, float32",
+        ),
         (lambda a, x: a(x, range(12), None, -1), ValueError, "epoch"),
     ],
 )
@@ -312,5 +351,7 @@ def test_wrong_calls_are_named(generator, bank, images, call, error, message):
 
 
 def test_class_map_is_demanded_outside_a_loader(conditional, bank, images):
-    with pytest.raises(ValueError, match="class_map must be given for a class-conditional generator outside a DataLoader"):
+    with pytest.raises(
+        ValueError, match="class_map must be given for a class-conditional generator outside a DataLoader"
+    ):
         di.DAICGAN(generator=conditional, bank=bank)(images, range(12))

@@ -109,8 +109,16 @@ def wrong_loader(path):
         (lambda d: ["a.jpg"], TypeError, r"dataset\[0\] must be \(path or bytes, label\)"),
         (lambda d: [(3, 0)], TypeError, r"dataset\[0\] must begin with a path or bytes, got int"),
         (lambda d: [("a", 0), ("b", 0.5)], TypeError, r"dataset\[1\] must have an integer label, got 0.5"),
-        (lambda d: ImageFolder(d / "photos", transform=str), ValueError, "ImageFolder must come without its own transform.*di.TrainTransform"),
-        (lambda d: ImageFolder(d / "photos", loader=wrong_loader), ValueError, "must use torchvision's own image loader"),
+        (
+            lambda d: ImageFolder(d / "photos", transform=str),
+            ValueError,
+            "ImageFolder must come without its own transform.*di.TrainTransform",
+        ),
+        (
+            lambda d: ImageFolder(d / "photos", loader=wrong_loader),
+            ValueError,
+            "must use torchvision's own image loader",
+        ),
         (lambda d: Subset(ImageFolder(d / "photos"), [99]), ValueError, "Subset indices must lie in 0..2, got 99"),
     ],
 )

@@ -11,7 +11,6 @@ from dali_icgan.data.read import Reader, encoded
 from dali_icgan.errors import DecodeError
 from tests.photos import jpeg, patch, photograph
 
-
 pytestmark = pytest.mark.dali
 
 
@@ -50,9 +49,13 @@ def test_a_region_equals_the_whole_image_cut(decoder, kind):
     for i in range(8):
         image = encoded(jpeg(patch("astronaut", i), **KINDS[kind]))
         top, left = random.integers(0, image.height), random.integers(0, image.width)
-        regions.append((top, left, random.integers(1, image.height - top + 1), random.integers(1, image.width - left + 1)))
+        regions.append(
+            (top, left, random.integers(1, image.height - top + 1), random.integers(1, image.width - left + 1))
+        )
         images.append(image)
-    for image, (top, left, height, width), pixels in zip(images, regions, decoder.decode_regions(images, regions), strict=True):
+    for image, (top, left, height, width), pixels in zip(
+        images, regions, decoder.decode_regions(images, regions), strict=True
+    ):
         assert np.array_equal(pixels.numpy(), pillow(image.data.tobytes())[top : top + height, left : left + width])
 
 

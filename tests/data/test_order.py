@@ -17,7 +17,9 @@ def whole(order):
     return np.concatenate([empty, *index]), np.concatenate([empty, *repeat])
 
 
-def sharded(n=20, batch_size=3, drop_last=False, shuffle=True, seed=1, epoch=0, rank=0, world=1, start=0, remainder="uneven"):
+def sharded(
+    n=20, batch_size=3, drop_last=False, shuffle=True, seed=1, epoch=0, rank=0, world=1, start=0, remainder="uneven"
+):
     return ShardedOrder(n, batch_size, drop_last, shuffle, seed, epoch, rank, world, start, remainder)
 
 
