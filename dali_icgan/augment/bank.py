@@ -493,7 +493,7 @@ def _fill(
             _bar(progress) as bar,
         ):
             _seek_row(file, meta["done"], shape, dtype)
-            task = bar.add_task("features", total=shape[0], completed=meta["done"])
+            task = bar.add_task("features", total=shape[0], completed=meta["done"], begun=meta["done"])
             saved = monotonic()
             try:
                 for begin, images in chunks:
@@ -579,8 +579,11 @@ def _chunks(samples: Samples, first: int, size: int, exif: bool) -> Iterator[Ite
 
 
 class _Rate(ProgressColumn):
+    """Over the whole of this run, as a summary would say it."""
+
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.0f} images/s")
+        done = task.completed - task.fields["begun"]
+        return Text(f"{done / task.elapsed:.0f} images/s" if done and task.elapsed else "")
 
 
 def _bar(shown: bool) -> Progress:

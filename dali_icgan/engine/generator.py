@@ -217,10 +217,8 @@ class Generator:
 
     def _generate(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:
         config = self.config
-        # Copies of our own, and of every chunk: how a library sums can depend on the alignment of what it is given.
-        h = h.to(self._wide, copy=True, memory_format=torch.contiguous_format)
-        chunks = [c.contiguous() for c in z[:, : self.dim_z].to(self._wide).split(config.z_chunk, dim=1)]
-        c = row_linear(h, *self._feature)
+        chunks = z[:, : self.dim_z].to(self._wide).split(config.z_chunk, dim=1)
+        c = row_linear(h.to(self._wide), *self._feature)
         if y is not None and self._embedding is not None:
             c = torch.cat([F.embedding(y.to(self.device, torch.int64), self._embedding), c], dim=1)
         x = row_linear(chunks[0], *self._first).to(self._compute)

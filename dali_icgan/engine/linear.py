@@ -12,9 +12,9 @@ def row_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     over threads, to another kernel that sums in another order (seen with MKL at 3 and at 7 rows). These layers are a few
     percent of a generator.
     """
+    x = _aligned(x, x.shape[1]).copy_(x)
     if x.device.type != "cpu":
         return F.linear(x, weight, bias)
-    x = _aligned(x, x.shape[1]).copy_(x)
     out = _aligned(x, len(weight))
     for row, result in zip(x, out, strict=True):
         torch.addmv(bias, weight, row, out=result)

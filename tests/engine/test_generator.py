@@ -156,9 +156,10 @@ def test_inputs_are_left_alone(conditional):
     assert all(torch.equal(a, b) for a, b in zip(arguments, before, strict=True))
 
 
-def test_the_state_dict_is_copied():
-    state = {k: t.float() for k, t in own("ic_res32")["state_dict"].items()}
-    generator = load_generator(state, "cpu")
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_the_state_dict_is_copied(dtype):
+    state = {k: t.to(dtype) for k, t in own("ic_res32")["state_dict"].items()}
+    generator = load_generator(state, "cpu", dtype)
     before = generator(*inputs(generator, 1))
     for tensor in state.values():
         tensor.fill_(3)
