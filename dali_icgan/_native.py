@@ -1,16 +1,17 @@
 """The only importer of the compiled module: describes torch tensors to it."""
 
 import contextlib
+import importlib
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from dali_icgan import _C as _installed  # type: ignore[attr-defined]
 from dali_icgan.errors import DeviceError
 
-_active: ModuleType = _installed
+_installed: Any = importlib.import_module("dali_icgan._C")
+_active: Any = _installed
 
 
 def native() -> Any:

@@ -24,23 +24,36 @@ def available_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def require_dali() -> Any:
+    """nvidia.dali.
+
+    Raises:
+        DeviceError: it is not installed; names the extra that brings it.
+    """
+    try:
+        import nvidia.dali
+        import nvidia.dali.fn
+        import nvidia.dali.types
+    except ImportError as error:
+        raise DeviceError(
+            "reading images needs NVIDIA DALI: pip install 'dali-icgan[cu13]' (or [cu12] for CUDA 12 drivers); it also "
+            "decodes on a machine without a GPU"
+        ) from error
+    return nvidia.dali
+
+
 def build_graph(max_batch: int, threads: int, device: torch.device, exif: bool) -> Any:
     """The DALI pipeline; not built yet, so that the GPU's graph can be serialised where there is no GPU.
 
     Raises:
-        DeviceError: DALI is not installed; names the extra that brings it.
+        DeviceError: DALI is not installed.
     """
-    try:
-        from nvidia.dali import fn, pipeline_def, types
-    except ImportError as error:
-        raise DeviceError(
-            "reading images needs NVIDIA DALI: pip install 'dali-icgan[cu13]' (or [cu12] for CUDA 12 drivers); it also decodes on a "
-            "machine without a GPU"
-        ) from error
+    dali = require_dali()
+    fn, types = dali.fn, dali.types
     common = {"output_type": types.RGB, "adjust_orientation": exif}
 
     # Depth 1: the loader's own stages look ahead, and deeper queues must be primed or outputs come back shifted.
-    @pipeline_def(
+    @dali.pipeline_def(
         batch_size=max_batch,
         num_threads=threads,
         device_id=device.index,
@@ -67,6 +80,9 @@ class ImageDecoder:
         exif: rotate as the EXIF orientation says.
         max_pixels: an image with more is refused before it is decoded.
 
+    Raises:
+        DeviceError: DALI is not installed.
+
     Numerics: on the CPU equal to Pillow's pixels bit for bit for JPEG, region or whole; on the GPU not promised.
     Stream (device="cuda"): outputs are ordered on torch's current stream, with no wait on the host. Their memory is DALI's and
         lives as long as the tensors: hold them until the work that reads them is done (record_stream knows nothing of it).
@@ -75,6 +91,7 @@ class ImageDecoder:
     def __init__(
         self, threads: int = 0, *, device: torch.device | str = "cpu", exif: bool = False, max_pixels: int = MAX_PIXELS
     ) -> None:
+        require_dali()
         self._threads = threads or available_threads()
         self._device = torch.device(device)
         self._exif = exif
