@@ -9,25 +9,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dali_icgan import ops
+from dali_icgan.engine.layers import Convolution
 from dali_icgan.engine.placement import resolve, say_once, undisturbed
 from dali_icgan.models.checkpoint import Checkpoint, Source, read_extractor
 from dali_icgan.models.resnet import BN_EPS, ResNetConfig
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, padding=self.weight.shape[2] // 2)
-
-
-@dataclass(frozen=True)
 class _Block:
-    convolutions: tuple[_Convolution, ...]
-    downsample: _Convolution | None
+    convolutions: tuple[Convolution, ...]
+    downsample: Convolution | None
 
     def __call__(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -149,11 +140,11 @@ class Extractor:
         return other
 
     def _fold(self, tensors: dict[str, Tensor]) -> None:
-        def convolution(conv: str, norm: str, stride: int = 1) -> _Convolution:
+        def convolution(conv: str, norm: str, stride: int = 1) -> Convolution:
             scale = tensors[f"{norm}.weight"].double() * (tensors[f"{norm}.running_var"].double() + BN_EPS).rsqrt()
             weight = tensors[f"{conv}.weight"].double() * scale[:, None, None, None]
             bias = tensors[f"{norm}.bias"].double() - tensors[f"{norm}.running_mean"].double() * scale
-            return _Convolution(
+            return Convolution(
                 weight.to(self.device, self._compute).contiguous(memory_format=torch.channels_last),
                 bias.to(self.device, self._compute),
                 stride,

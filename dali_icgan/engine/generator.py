@@ -6,27 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dali_icgan.engine.linear import row_linear
+from dali_icgan.engine.layers import Convolution, row_linear
 from dali_icgan.engine.placement import resolve, say_once, undisturbed
 from dali_icgan.models.checkpoint import Checkpoint, Source, read_generator
 from dali_icgan.models.generator import BN_EPS, BOTTOM, GeneratorConfig, power_step
 
 
 @dataclass(frozen=True)
-class _Convolution:
-    weight: Tensor
-    bias: Tensor | None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, padding=self.weight.shape[2] // 2)
-
-
-@dataclass(frozen=True)
 class _Attention:
-    theta: _Convolution
-    phi: _Convolution
-    g: _Convolution
-    o: _Convolution  # times gamma
+    theta: Convolution
+    phi: Convolution
+    g: Convolution
+    o: Convolution  # times gamma
 
 
 @dataclass(frozen=True)
@@ -34,9 +25,9 @@ class _Block:
     condition: Tensor  # [2 * (in + out), condition_dim]: scale and shift of the first norm, then of the second
     condition_bias: Tensor
     widths: tuple[int, int, int, int]
-    conv1: _Convolution
-    conv2: _Convolution
-    shortcut: _Convolution
+    conv1: Convolution
+    conv2: Convolution
+    shortcut: Convolution
     attention: _Attention | None
 
 
@@ -158,9 +149,9 @@ class Generator:
             layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
             return x.to(self.device, dtype, copy=True).contiguous(memory_format=layout)
 
-        def convolution(name: str, factor: Tensor | float = 1.0) -> _Convolution:
+        def convolution(name: str, factor: Tensor | float = 1.0) -> Convolution:
             bias = place(exact(f"{name}.bias"), self._compute) if f"{name}.bias" in tensors else None
-            return _Convolution(place(normalised(name) * factor, self._compute), bias)
+            return Convolution(place(normalised(name) * factor, self._compute), bias)
 
         def statistics(name: str) -> tuple[Tensor, Tensor]:
             """``(x - mean) / sqrt(var + eps)`` is ``x * scale + shift``."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 from collections.abc import Iterator
 
 import torch
@@ -10,7 +9,6 @@ import torch
 from dali_icgan.errors import DeviceError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_cudnn_flags = threading.Lock()
 _said: set[str] = set()
 
 
@@ -41,16 +39,13 @@ def resolve(
 
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
-    """No gradients, no autocast, no inference mode, no TF32, no trying of algorithms: whatever the caller has set."""
+    """No gradients, no autocast, no inference mode, and the right device, whatever the caller has set."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
-            # These flags are the process's: two threads saving and restoring them at once would leave the wrong ones behind.
-            stack.enter_context(_cudnn_flags)
-            stack.enter_context(torch.backends.cudnn.flags(True, benchmark=False, deterministic=True, allow_tf32=False))
         yield
 
 
