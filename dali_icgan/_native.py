@@ -12,6 +12,7 @@ from dali_icgan.errors import DeviceError
 
 _installed: Any = importlib.import_module("dali_icgan._C")
 _active: Any = _installed
+_emulating = False
 
 
 def native() -> Any:
@@ -22,14 +23,15 @@ def native() -> Any:
 @contextlib.contextmanager
 def emulated_cuda(module: ModuleType) -> Iterator[None]:
     """Within it CPU tensors go through the CUDA kernels of ``module``, a build with DALI_ICGAN_CUDA=emulate. For tests."""
-    global _active
+    global _active, _emulating
     if module.cuda != "emulated":
         raise RuntimeError(f"emulation needs a build with DALI_ICGAN_CUDA=emulate, this one has CUDA {module.cuda}")
-    previous, _active = _active, module
+    previous = _active, _emulating
+    _active, _emulating = module, True
     try:
         yield
     finally:
-        _active = previous
+        _active, _emulating = previous
 
 
 def build_info() -> dict[str, Any]:
@@ -63,7 +65,7 @@ def ref(name: str, tensor: torch.Tensor) -> Any:
         raise TypeError(f"{name} must be one of {', '.join(map(str, dtypes))}, got {tensor.dtype}")
     if tensor.is_cuda and _installed.cuda != "built":
         raise DeviceError(f"{name} is on {tensor.device}, but this build has no CUDA code: {build_info()}")
-    device = tensor.device.index if tensor.is_cuda else (0 if _active is not _installed else -1)
+    device = tensor.device.index if tensor.is_cuda else (0 if _emulating else -1)
     return _active.TensorRef(tensor.data_ptr(), dtypes[tensor.dtype], device, tensor.shape, tensor.stride())
 
 

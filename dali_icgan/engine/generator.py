@@ -96,6 +96,7 @@ class Generator:
 
         Numerics: within 5e-5 of float64 in float32, 1e-10 in float64. The CPU computes float16 and bfloat16 in float32. Runs
         repeat exactly at equal n, threads and library versions; gradient mode, inference mode and autocast around it change nothing.
+            On CUDA convolutions are never TF32; the few matrix products follow ``torch.backends.cuda.matmul`` (float32 unless set).
         Stream: torch's current stream of ``device``; no synchronisation.
         Source: Casanova et al. 2021 (arXiv 2109.05070), with one power step from the stored u in every layer.
         """

@@ -15,8 +15,9 @@ import torch
 from torch.utils.data import Subset
 
 from dali_icgan.augment import bank as bank_module
+from dali_icgan.augment import bank_files
 from dali_icgan.augment.bank import FeatureBank
-from dali_icgan.data import as_samples
+from dali_icgan.data import ImageDecoder, as_samples
 from dali_icgan.engine import load_extractor
 from tests.photos import make_folder
 
@@ -77,7 +78,7 @@ def edit(folder, **changes):
 def test_holds_the_extractors_features_in_the_datasets_order(photos, tmp_path, dtype):
     samples, extractor = as_samples(photos), FakeExtractor()
     bank = FeatureBank.build(photos, extractor, tmp_path / "bank", dtype=dtype, batch_size=5, progress=False)
-    decoder = bank_module.ImageDecoder(1)
+    decoder = ImageDecoder(1)
     want = extractor(decoder.decode([samples.read(i) for i in range(len(samples))]))
     assert (bank.n, bank.dim, len(bank)) == (21, 12, 21)
     assert bank.keys == samples.keys
@@ -114,7 +115,7 @@ def test_with_the_real_extractor(photos, tmp_path, dtype):
     extractor = load_extractor("embedded", device="cpu", resolution=32)
     bank = FeatureBank.build(photos, extractor, tmp_path / "bank", dtype=dtype, batch_size=8, progress=False)
     samples = as_samples(photos)
-    images = bank_module.ImageDecoder(1).decode([samples.read(i) for i in range(8)])
+    images = ImageDecoder(1).decode([samples.read(i) for i in range(8)])
     assert (bank.gather(range(8), "cpu") - extractor(images)).abs().max() < (1e-6 if dtype == torch.float32 else 1e-3)
     bank.check_against(samples, extractor)
     with pytest.raises(ValueError, match="extractor's resolution 64, got 32"):
@@ -142,9 +143,9 @@ def test_a_killed_build_goes_on(photos, built, tmp_path):
     program = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
-from dali_icgan.augment import bank
+from dali_icgan.augment import bank, bank_build
 from tests.augment.test_bank import FakeExtractor
-bank._SAVE_SECONDS = 0
+bank_build._SAVE_SECONDS = 0
 class Killed(FakeExtractor):
     def __call__(self, images):
         if self.calls == 4:
@@ -170,7 +171,7 @@ def kill_at(monkeypatch, step):
             raise KeyboardInterrupt
         real(*names)
 
-    monkeypatch.setattr(bank_module.os, "replace", replace)
+    monkeypatch.setattr(bank_files.os, "replace", replace)
     return lambda: next(count)
 
 
@@ -423,7 +424,7 @@ def test_no_bank_at_all(tmp_path):
 def test_rows_that_are_not_unit_are_normalised_with_one_notice(photos, tmp_path, dtype, caplog, monkeypatch):
     path = tmp_path / "bank"
     want = FeatureBank.build(photos, FakeExtractor(), path, dtype=dtype, progress=False).gather(np.arange(21), "cpu")
-    np.save(path / "features.npy", np.load(path / "features.npy") * np.array(3, bank_module._DTYPES[dtype]))
+    np.save(path / "features.npy", np.load(path / "features.npy") * np.array(3, bank_files.DTYPES[dtype]))
     assert not caplog.records
     bank = FeatureBank.open(path)
     assert [r.message for r in caplog.records] == [
@@ -432,14 +433,14 @@ def test_rows_that_are_not_unit_are_normalised_with_one_notice(photos, tmp_path,
     assert (bank.gather(np.arange(21), "cpu") - want).abs().max() < (1e-6 if dtype == torch.float32 else 2e-3)
     assert (bank.gather(np.arange(21), "cpu").double().norm(dim=1) - 1).abs().max() < 1e-6
     # That they were checked is remembered, the notice is not.
-    monkeypatch.setattr(bank_module, "_check_rows", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(bank_files, "check_rows", lambda *_: pytest.fail("checked again"))
     FeatureBank.open(path)
     assert len(caplog.records) == 2
 
 
 @pytest.mark.parametrize(("value", "said"), [(0.0, "0.0"), (float("nan"), "nan"), (float("inf"), "inf")])
 def test_rows_without_direction_are_refused_by_index(copy, value, said, monkeypatch):
-    monkeypatch.setattr(bank_module, "_CHECK_ROWS", 4)
+    monkeypatch.setattr(bank_files, "CHECK_ROWS", 4)
     features = np.load(copy / "features.npy")
     features[13] = value
     np.save(copy / "features.npy", features)
@@ -453,7 +454,7 @@ def test_rows_without_direction_are_refused_by_index(copy, value, said, monkeypa
 def test_a_checked_bank_is_not_read_again(copy, monkeypatch):
     edit(copy, checked=None)
     FeatureBank.open(copy)
-    monkeypatch.setattr(bank_module, "_check_rows", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr(bank_files, "check_rows", lambda *_: pytest.fail("checked again"))
     assert FeatureBank.open(copy).n == 21
 
 
@@ -463,7 +464,7 @@ def test_a_read_only_bank_opens(copy, monkeypatch, photos):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(bank_module, "_write", refuse)
+    monkeypatch.setattr(bank_files, "write_whole", refuse)
     bank = FeatureBank.open(copy)
     assert bank.neighbours(3).shape == (21, 3)
     assert FeatureBank.build(photos, FakeExtractor(), copy, progress=False).n == 21
@@ -676,7 +677,7 @@ def test_neighbours_that_cannot_be_kept_are_said(copy, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bank_module, "_write", refuse)
+    monkeypatch.setattr(bank_files, "write_whole", refuse)
     with caplog.at_level(logging.WARNING):
         assert bank.neighbours(2).shape == (21, 2)
     assert "the neighbours could not be kept ([Errno 28] No space left on device)" in caplog.text

@@ -61,7 +61,7 @@ DI_CLONES void convert_row(const S* __restrict source, int64_t channel_stride, i
 
 // Source rows as interleaved floats: a row serves two or more output rows and is converted once while the taps fit.
 struct Ring {
-  static constexpr int32_t kMost = 8;
+  static constexpr int32_t kMost = 16;   // reductions up to 8 times; more would leave the cache
   std::vector<float> values;
   int32_t held[kMost];
   int32_t size = 0;
