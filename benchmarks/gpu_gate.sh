@@ -56,7 +56,7 @@ bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
   fi
 }
 short=() few=()
-if [ $fast = 1 ]; then short=(--seconds 0.05 --rounds 3) few=(--images 32 --batch-size 16 --size 64); fi
+if [ $fast = 1 ]; then short=(--seconds 0.05 --rounds 3 --batch-size 4 --size 64) few=(--images 32); fi
 bench assemble assemble.py "${short[@]}"
 [ $dali = 1 ] && bench loader loader.py "${short[@]}" "${few[@]}"
 

@@ -1,0 +1,1 @@
+"""Trainable models, and the files they come in."""

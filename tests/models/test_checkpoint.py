@@ -407,6 +407,15 @@ def test_own_files_are_safetensors(tmp_path):
         write_checkpoint(tmp_path / "x.pth", read_generator(state()))
 
 
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(b"what was there")
+    monkeypatch.setattr(type(path), "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write_checkpoint(path, read_generator(state()))
+    assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"what was there"]
+
+
 # Pickles of the official files.
 
 

@@ -134,6 +134,13 @@ def test_orientation_after_the_frame_counts():
     assert image_header(JPEG[:scan] + segment(0xE1, b"Exif\0\0" + exif(6)) + JPEG[scan:]) == ("jpeg", 31, 17, 6, False)
 
 
+@pytest.mark.parametrize("marker", [m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)])
+def test_every_kind_of_frame_gives_the_size_and_tables_before_it_do_not(marker):
+    tables = [segment(table, b"\x08\0\1\0\1\3") for table in (0xC4, 0xC8, 0xCC, 0xDB, 0xDD)]
+    data = b"\xff\xd8" + b"".join(tables) + segment(marker, b"\x08\0\7\0\5\3")
+    assert image_header(data) == ("jpeg", 5, 7, 1, True)
+
+
 def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over():
     assert image_header(JPEG[:2] + b"\xff\xff\xff" + JPEG[2:]) == ("jpeg", 31, 17, 1, False)
     assert image_header(JPEG[:2] + JPEG[2:20] + b"\0\0\xff\0\xff\x01" + JPEG[20:])[:3] == ("jpeg", 31, 17)

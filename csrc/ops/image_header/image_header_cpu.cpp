@@ -66,7 +66,7 @@ bool ends_with_marker(const Bytes& file, size_t scan) {
   constexpr size_t kPadding = 64 * 1024;
   size_t end = file.size();
   while (end > scan && file.size() - end < kPadding && file[end - 1] == 0) --end;
-  return end >= scan + 2 && file[end - 2] == 0xFF && file[end - 1] == 0xD9;
+  return file[end - 2] == 0xFF && file[end - 1] == 0xD9;
 }
 
 ImageHeader jpeg(const Bytes& file) {
