@@ -17,7 +17,8 @@ from dali_icgan.data import as_samples
 from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
 from dali_icgan.data.read import MAX_PIXELS
 from dali_icgan.data.stages import Stages
-from dali_icgan.errors import DecodeError, DeviceError
+from dali_icgan.engine.placement import resolve_device
+from dali_icgan.errors import DecodeError
 
 log = logging.getLogger("dali_icgan")
 STATE_FORMAT = 1
@@ -159,7 +160,7 @@ class DataLoader:
         self.augment = augment
         self.transform = transform
         self.views = views
-        self.device = _device(device)
+        self.device = resolve_device(device)
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype}")
@@ -514,20 +515,6 @@ def _end(stages: Stages, engine: Engine) -> None:
 def _natural(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
-def _device(device: torch.device | str | None) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
-    if chosen.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be cpu or cuda, got {chosen}")
-    if chosen.type == "cuda":
-        if not torch.cuda.is_available():
-            raise DeviceError(f"device={str(chosen)!r} needs a CUDA device, and torch sees none")
-        if chosen.index is None:
-            chosen = torch.device("cuda", torch.cuda.current_device())
-    return chosen
 
 
 def _seed(seed: int | None, generator: torch.Generator | None) -> int:

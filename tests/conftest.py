@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 
+import dali_icgan as di
 from dali_icgan import _native
 from dali_icgan._native import emulated_cuda
 from tests.emulation import emulated_module
@@ -49,6 +50,16 @@ def on_emulated_cuda(request, monkeypatch):
     """A context manager: CPU tensors within it go through the CUDA kernels, in one of three thread orders."""
     monkeypatch.setenv("DI_EMULATE_ORDER", request.param)
     return lambda: emulated_cuda(emulated_module())
+
+
+@pytest.fixture(scope="session")
+def generator():
+    return di.load_generator("embedded", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def extractor():
+    return di.load_extractor("embedded", device="cpu")
 
 
 @pytest.fixture(autouse=True)

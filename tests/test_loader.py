@@ -35,16 +35,6 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return di.load_generator("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def extractor():
-    return di.load_extractor("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def augment(generator, extractor):
     return di.DAICGAN(generator=generator, extractor=extractor, p=0.5)
 

@@ -23,8 +23,15 @@ struct Job {
 
   Job(const std::function<void(int64_t, int64_t)>& body, int64_t count, int64_t grain) : body(body), count(count), grain(grain) {}
 
-  void work() {
-    for (int64_t begin; (begin = next.fetch_add(grain)) < count;) body(begin, std::min(begin + grain, count));
+  // Ranges until none is left; an exception ends the job for all.
+  std::exception_ptr work() {
+    try {
+      for (int64_t begin; (begin = next.fetch_add(grain)) < count;) body(begin, std::min(begin + grain, count));
+    } catch (...) {
+      next = count;
+      return std::current_exception();
+    }
+    return nullptr;
   }
 };
 
@@ -37,13 +44,7 @@ class Pool {
       for (int i = 0; i < helpers; ++i) waiting_.push_back(&job);
     }
     wake_.notify_all();
-    std::exception_ptr error;
-    try {
-      job.work();
-    } catch (...) {
-      error = std::current_exception();
-      job.next = job.count;
-    }
+    std::exception_ptr error = job.work();
     std::unique_lock lock(mutex_);
     waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), &job), waiting_.end());   // whoever did not come is not needed
     done_.wait(lock, [&] { return job.helpers == 0; });
@@ -60,13 +61,7 @@ class Pool {
       waiting_.pop_front();
       ++job.helpers;
       lock.unlock();
-      std::exception_ptr error;
-      try {
-        job.work();
-      } catch (...) {
-        error = std::current_exception();
-        job.next = job.count;
-      }
+      const std::exception_ptr error = job.work();
       lock.lock();
       if (error && !job.error) job.error = error;
       if (--job.helpers == 0) done_.notify_all();

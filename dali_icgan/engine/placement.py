@@ -12,6 +12,31 @@ _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _said: set[str] = set()
 
 
+def resolve_device(device: torch.device | str | None) -> torch.device:
+    """``device``, with its index; None is the current CUDA device, else the CPU.
+
+    Raises:
+        ValueError: it is neither a CPU nor a CUDA device.
+        DeviceError: there is no such device.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device must be cpu or cuda, got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu or cuda, got {chosen}")
+    if chosen.type == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError(f"device={str(chosen)!r} needs a CUDA device, and torch sees none")
+    index = torch.cuda.current_device() if chosen.index is None else chosen.index
+    if index >= torch.cuda.device_count():
+        raise DeviceError(f"device={str(chosen)!r} must be one of {torch.cuda.device_count()} CUDA devices")
+    return torch.device("cuda", index)
+
+
 def resolve(
     device: torch.device | str | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype, torch.dtype]:
@@ -20,15 +45,7 @@ def resolve(
     ``device`` None is the current CUDA device, else the CPU; ``dtype`` None is float16 on CUDA and float32 on the CPU. The CPU
     computes half precision in float32 and only stores the results in it.
     """
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(device)
-    if device.type not in ("cpu", "cuda"):
-        raise ValueError(f"device must be a CPU or CUDA device, got {device}")
-    if device.type == "cuda":
-        if not torch.cuda.is_available():
-            raise DeviceError(f"device must be there, and torch sees no CUDA device for {device}")
-        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+    device = resolve_device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     if dtype not in _DTYPES:

@@ -14,16 +14,6 @@ SIZE = 32
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return di.load_generator("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def extractor():
-    return di.load_extractor("embedded", device="cpu")
-
-
-@pytest.fixture(scope="module")
 def conditional(generator):
     torch.manual_seed(0)
     config = GeneratorConfig(

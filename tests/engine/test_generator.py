@@ -329,16 +329,21 @@ def test_a_plain_generator_takes_no_labels(plain):
 
 def test_where_and_in_what(monkeypatch):
     checkpoint = read_generator(own("ic_res32")["state_dict"])
-    with pytest.raises(ValueError, match="device must be a CPU or CUDA device, got meta"):
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got meta"):
         Generator(checkpoint, "meta")
+    with pytest.raises(ValueError, match="device must be cpu or cuda, got 'tpu'"):
+        Generator(checkpoint, "tpu")
     with pytest.raises(ValueError, match=r"dtype must be one of torch.float16, .*, got torch.int8"):
         Generator(checkpoint, "cpu", torch.int8)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match="torch sees no CUDA device for cuda:3"):
+    with pytest.raises(DeviceError, match="device='cuda:3' needs a CUDA device, and torch sees none"):
         Generator(checkpoint, "cuda:3")
     assert Generator(checkpoint).device == torch.device("cpu")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    with pytest.raises(DeviceError, match="device='cuda:3' must be one of 3 CUDA devices"):
+        Generator(checkpoint, "cuda:3")
     assert placement.resolve(None, None) == (torch.device("cuda:2"), torch.float16, torch.float16)
     assert placement.resolve("cuda:1", torch.float32) == (torch.device("cuda:1"), torch.float32, torch.float32)
 
