@@ -161,6 +161,8 @@ class DataLoader:
         self.transform = transform
         self.views = views
         self.device = resolve_device(device)
+        if augment is not None and augment.source == "generator" and augment.device != self.device:
+            raise ValueError(f"augment must generate on the loader's device {self.device}, got {augment.device}")
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype}")

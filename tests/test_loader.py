@@ -827,6 +827,12 @@ def test_cuda_without_a_gpu_is_named(load):
         load(device="cuda")
 
 
+def test_a_generator_elsewhere_is_named(load, augment, monkeypatch):
+    monkeypatch.setattr(augment.generator, "device", torch.device("cuda:0"))
+    with pytest.raises(ValueError, match="augment must generate on the loader's device cpu, got cuda:0"):
+        load(augment=augment)
+
+
 @pytest.mark.parametrize(
     "ignored",
     [

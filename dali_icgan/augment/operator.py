@@ -184,6 +184,8 @@ class DAICGAN:
             microbatch = 64 if generator.device.type == "cuda" else 32 if generator.resolution <= 64 else 4
         self.microbatch = microbatch or 1
         self._decoder: ImageDecoder | None = None
+        if bank is not None and (condition == "neighbour" or source == "neighbour"):
+            bank.neighbours(k)  # now, where it is seen to take its time, and where a k that is too large is an error
 
     def _check_dimensions(self) -> None:
         sizes = {

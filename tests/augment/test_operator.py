@@ -296,6 +296,10 @@ def test_what_does_not_belong_together_is_named(generator, extractor, conditiona
         di.DAICGAN(generator=generator, bank=wrong)
     with pytest.raises(ValueError, match="extractor must see images at the generator's resolution 32, got 64"):
         di.DAICGAN(generator=generator, extractor=extractor.at_resolution(64))
+    for extra in ({"condition": "neighbour"}, {"source": "neighbour"}):
+        few = di.FeatureBank.from_arrays(features(4, generator.feature_dim), list("abcd"))
+        with pytest.raises(ValueError, match=r"k must be an integer in 1..3, the other rows that are present, got 4"):
+            di.DAICGAN(generator=generator, bank=few, k=4, **extra)
     for extra in ({"condition": "neighbour"}, {"condition": "random"}, {"source": "neighbour"}):
         with pytest.raises(ValueError, match="bank must be given, got None"):
             di.DAICGAN(generator=generator, extractor=extractor, **extra)
