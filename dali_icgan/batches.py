@@ -166,11 +166,11 @@ class Engine:
         ):
             self._generation = Generation(augment)
 
-    def end(self) -> None:
-        """End it, waking whoever waits for it."""
+    def end(self, wait: bool = True) -> None:
+        """End it, waking whoever waits for it; ``wait``: until its threads have ended."""
         if self._generation is not None:
-            self._generation.close()
-        self._reader.close()
+            self._generation.close(wait)
+        self._reader.close(wait)
 
     def look_ahead_is_full(self, full: bool) -> None:
         """From the planning thread: whether more rows can come before a batch is taken."""

@@ -511,7 +511,7 @@ class _Pass(Iterator[Any]):
 
 
 def _end(stages: Stages, engine: Engine) -> None:
-    stages.close(before_joining=engine.end)
+    stages.close(before_joining=lambda: engine.end(wait=not stages.stuck))
 
 
 def _natural(name: str, value: Any, least: int) -> None:

@@ -171,6 +171,15 @@ def test_nothing_but_the_key_matters(load, generator, extractor, bank, source, c
     same(want, rows_of(load(**{**base, **change})))
 
 
+@pytest.mark.parametrize("size", [1, 7])
+def test_batches_of_1_and_7_hold_the_rows_of_batches_of_64(load, folder, augment, size):
+    many = ImageFolder(folder).samples * 3
+    base = {"augment": augment, "shuffle": True, "return_info": True}
+    want = rows_of(load(many, **base, batch_size=64))
+    assert len(want) == 72
+    same(want, rows_of(load(many, **base, batch_size=size)))
+
+
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_see_the_same_rows(load, augment, world):
     base = {"augment": augment, "shuffle": True, "return_info": True}
@@ -737,9 +746,18 @@ def test_an_error_in_p_is_raised(load, generator, bank):
 def test_timeout(load, monkeypatch):
     from dali_icgan.data.dataset import Samples
 
-    monkeypatch.setattr(Samples, "read", lambda self, index: time.sleep(1))
+    storage_is_back = threading.Event()
+    monkeypatch.setattr(Samples, "read", lambda self, index: storage_is_back.wait(60))
+    begun = time.monotonic()
+    loader = load(timeout=0.1)
     with pytest.raises(RuntimeError, match=r"no batch within timeout = 0.1 s"):
-        next(iter(load(timeout=0.1)))
+        next(iter(loader))
+    assert time.monotonic() - begun < 10  # it does not wait for what is stuck
+    storage_is_back.set()
+    deadline = time.monotonic() + 30
+    while our_threads() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not our_threads()
 
 
 def run_python(code):

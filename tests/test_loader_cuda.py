@@ -104,7 +104,8 @@ def test_a_bad_file_leaves_its_neighbours_alone(load, tmp_path):
     photos = make_folder(tmp_path / "photos")
     path = photos / "coffee" / "003.jpg"
     path.write_bytes(path.read_bytes()[:400])
-    arguments = {"batch_size": 5, "seed": 3, "device": "cuda", "transform": di.TrainTransform(32), "return_info": True}
-    with pytest.warns(UserWarning, match=r"003\.jpg"), di.DataLoader(photos, **arguments) as loader:
-        assert sum(len(labels) for _, labels, _ in loader) == 24
+    with di.DataLoader(photos, 5, device="cuda", transform=di.TrainTransform(32)) as loader:
+        with pytest.warns(UserWarning, match=r"003\.jpg"):
+            batches = list(loader)
+        assert sum(len(labels) for _, labels in batches) == 24
         assert [error.path for error in loader.errors] == [str(path)]

@@ -99,13 +99,14 @@ class Generation:
             job.made.record_stream(stream)
         return job.made
 
-    def close(self) -> None:
-        """End the thread once the call it is in is done."""
+    def close(self, wait: bool = True) -> None:
+        """End the thread once the call it is in is done; ``wait`` for that."""
         with self._changed:
             self._closed = True
             self._jobs.clear()
             self._changed.notify_all()
-        self._thread.join()
+        if wait:
+            self._thread.join()
 
     def _serve(self) -> None:
         while True:

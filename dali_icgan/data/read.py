@@ -108,8 +108,8 @@ class Reader:
             reason = str(error)
         return DecodeError(path, index, reason)
 
-    def close(self) -> None:
-        """End its threads; the next read begins new ones."""
+    def close(self, wait: bool = True) -> None:
+        """End its threads, and ``wait`` for what they are reading; the next read begins new ones."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            pool.shutdown(wait=True)
+            pool.shutdown(wait=wait, cancel_futures=not wait)

@@ -42,6 +42,7 @@ class Stages:
         self._queues: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in range(len(steps) + 1)]
         self._closed = threading.Event()
         self._ended = False
+        self.stuck = False  # a step has not answered in time: closing will not wait for it
         # The threads hold the pieces, never this object: dropping it ends them.
         first = (source, self._tickets, self._queues[0], self._closed, on_full)
         self._threads = [threading.Thread(target=_begin, args=first, name=f"{name}-plan", daemon=True)]
@@ -68,6 +69,7 @@ class Stages:
         try:
             item = self._queues[-1].get(timeout=timeout)
         except queue.Empty:
+            self.stuck = True
             raise TimeoutError(f"no batch within {timeout} s") from None
         if item is _END:
             self._ended = True
@@ -79,7 +81,7 @@ class Stages:
         return item
 
     def close(self, before_joining: Callable[[], None] = lambda: None) -> None:
-        """End the threads, waiting for the step that each is in.
+        """End the threads, waiting for the step that each is in, unless one is stuck: then each ends when its step does.
 
         Args:
             before_joining: called once they are told to end, to wake those that wait for something else.
@@ -91,7 +93,7 @@ class Stages:
             waiting.put(_END)
         before_joining()
         for thread in self._threads:
-            if thread is not threading.current_thread():
+            if thread is not threading.current_thread() and not self.stuck:
                 thread.join()
 
     def __del__(self) -> None:

@@ -84,10 +84,17 @@ def test_an_error_comes_where_its_item_would(where):
 
 
 def test_a_timeout():
-    stages = run([1], [lambda x: time.sleep(0.5)])
+    back = threading.Event()
+    stages = run([1], [lambda x: back.wait(30)])
     with pytest.raises(TimeoutError, match=r"no batch within 0.05 s"):
         stages.next(0.05)
+    begun = time.monotonic()
     stages.close()
+    assert time.monotonic() - begun < 10  # not for what is stuck
+    back.set()
+    while ours() and time.monotonic() - begun < 20:
+        time.sleep(0.01)
+    assert not ours()
 
 
 def test_closing_in_the_middle_and_dropping_leave_no_thread():
