@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,10 @@ def test_background_generation_fills_microbatches_and_pads_only_at_the_end(gener
     real = augment.generate
     monkeypatch.setattr(augment, "generate", lambda z, h, y: calls.append(len(z)) or real(z, h, y))
     generation = Generation(augment)
-    jobs = [generation.submit(job(rows, generator, bank)) for rows in ([0, 1, 2], [3, 4, 5, 6, 7], [8], [9])]
+    jobs = [generation.submit(job([0, 1, 2], generator, bank))]
+    time.sleep(0.2)
+    assert calls == []  # three rows wait for a fourth
+    jobs += [generation.submit(job(rows, generator, bank)) for rows in ([3, 4, 5, 6, 7], [8], [9])]
     first = generation.wait(jobs[0])
     generation.wait(jobs[1])
     assert calls == [4, 4]
