@@ -18,6 +18,13 @@ def run(source, steps, look_ahead=3, on_full=lambda full: None):
     return Stages(iter(source), steps, look_ahead, "stages-test", on_full)
 
 
+def eventually(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 def double(x):
     return 2 * x
 
@@ -39,10 +46,12 @@ def test_results_come_in_order():
 def test_no_more_is_begun_than_the_look_ahead():
     begun = []
     stages = run((begun.append(x) or x for x in range(100)), [double], look_ahead=4)
-    time.sleep(0.2)
+    eventually(lambda: len(begun) == 4)
+    time.sleep(0.1)
     assert len(begun) == 4
     stages.next(5)
-    time.sleep(0.2)
+    eventually(lambda: len(begun) == 5)
+    time.sleep(0.1)
     assert len(begun) == 5
     stages.close()
 
@@ -50,13 +59,12 @@ def test_no_more_is_begun_than_the_look_ahead():
 def test_on_full_says_when_nothing_more_will_come():
     said = []
     stages = run(range(4), [double], look_ahead=2, on_full=said.append)
-    time.sleep(0.2)
-    assert said == [True]
+    eventually(lambda: said == [True])
     for _ in range(4):
         stages.next(5)
-    time.sleep(0.2)
-    assert said[-1] is True  # the end
-    assert False in said
+    eventually(lambda: not any(thread.name.endswith("-plan") for thread in ours()))
+    assert said == [True, False] * (len(said) // 2) + [True]  # full and on by turns, then the end
+    assert len(said) >= 3
     stages.close()
 
 
@@ -92,9 +100,7 @@ def test_a_timeout():
     stages.close()
     assert time.monotonic() - begun < 10  # not for what is stuck
     back.set()
-    while ours() and time.monotonic() - begun < 20:
-        time.sleep(0.01)
-    assert not ours()
+    eventually(lambda: not ours())
 
 
 def test_closing_in_the_middle_and_dropping_leave_no_thread():
