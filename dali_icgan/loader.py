@@ -50,7 +50,8 @@ class DataLoader:
         device: None: cuda where available, else cpu.
         dtype: None: float16 on cuda, float32 on cpu. Arithmetic is float32.
         memory_format: torch.contiguous_format or torch.channels_last.
-        seed: any 64-bit integer; None: the generator's, else torch.initial_seed().
+        seed: any 64-bit integer; None: the generator's, else torch.initial_seed(), which differs from process to process; over
+            several ranks, which must agree on it, 0 as in torch's DistributedSampler.
         shard: (rank, world); None: torch.distributed's where it is initialised and no sampler is given; False: never.
         remainder: where samples do not divide by ranks: "pad" (default with shuffle), "uneven" (default without), "drop".
         on_error: "skip": an unreadable sample is replaced by the next readable one of this rank's order; "raise": a DecodeError.
@@ -114,7 +115,10 @@ class DataLoader:
             "in_order=False": not in_order,
         }
         for name in (name for name, asked in ignored.items() if asked):
-            warnings.warn(f"{name} has no effect here: there are no worker processes, and order is kept", stacklevel=2)
+            reason = (
+                "order is always kept" if name.startswith("in_order") else "there are no worker processes to set up"
+            )
+            warnings.warn(f"{name} has no effect here: {reason}", stacklevel=2)
         _natural("num_workers", num_workers, 0)
         if prefetch_factor is not None:
             _natural("prefetch_factor", prefetch_factor, 1)
@@ -129,7 +133,7 @@ class DataLoader:
                 raise ValueError("batch_sampler must come without batch_size, shuffle, sampler and drop_last")
         else:
             if batch_size is None:
-                raise ValueError("batch_size must be a positive integer, got None")
+                raise ValueError("batch_size must be an integer >= 1, got None, which goes with batch_sampler only")
             _natural("batch_size", batch_size, 1)
             if sampler is not None and shuffle:
                 raise ValueError("sampler must come without shuffle, got both")
@@ -165,11 +169,11 @@ class DataLoader:
             raise ValueError(f"augment must generate on the loader's device {self.device}, got {augment.device}")
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-            raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype}")
-        self.seed = _seed(seed, generator)
+            raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype!r}")
         self.shuffle = bool(shuffle)
         self._own_order = sampler is None and batch_sampler is None
         self.rank, self.world = self._shard(shard)
+        self.seed = _seed(seed, generator, self.world)
         if remainder is not None and remainder not in REMAINDERS:
             raise ValueError(f"remainder must be one of {', '.join(map(repr, REMAINDERS))} or None, got {remainder!r}")
         self.remainder = remainder or ("pad" if self.shuffle else "uneven")
@@ -331,6 +335,12 @@ class DataLoader:
         self._end_pass()
         self._engine.close()
 
+    def __repr__(self) -> str:
+        return (
+            f"DataLoader({self._engine.samples.name!r}, {len(self._engine.samples)} images, batch_size={self.batch_size}, "
+            f"{self.transform}, {self.dtype}, {self.device}, seed={self.seed}, rank {self.rank} of {self.world}, augment={self.augment})"
+        )
+
     def __enter__(self) -> "DataLoader":
         return self
 
@@ -421,7 +431,7 @@ class DataLoader:
             order.batch(position - 1)
             if order.batches < position or order.checksum(position) != resume.get("checksum"):
                 raise ValueError(
-                    "state must be of the same sampler: this one gives another order for the batches already delivered"
+                    "state must be of the same sampler and batch_size: these give other batches than those already delivered"
                 )
         return _Progress(epoch, order, position, before)
 
@@ -468,6 +478,7 @@ class _Pass(Iterator[Any]):
     def __init__(self, loader: DataLoader, progress: _Progress) -> None:
         self._loader = loader
         self._progress = progress
+        self._finished = False
         engine = loader._engine
         engine.begin(progress.epoch)
         stages = Stages(
@@ -490,10 +501,16 @@ class _Pass(Iterator[Any]):
         loader = self._loader
         loader._check_usable()
         if not self._finalizer.alive:
+            current = loader._pass() if loader._pass is not None else None
+            if current is not self and not self._finished:
+                raise RuntimeError(
+                    "another pass over this DataLoader was begun, which ended this one: a loader has one at a time"
+                )
             raise StopIteration
         try:
             delivery: Delivery = self._stages.next(loader.timeout or None)
         except BaseException as error:
+            self._finished = True
             self.close()
             loader._warn_once()
             if isinstance(error, TimeoutError):
@@ -519,9 +536,16 @@ def _natural(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
-def _seed(seed: int | None, generator: torch.Generator | None) -> int:
-    if seed is None:
-        seed = generator.initial_seed() if generator is not None else torch.initial_seed()
+def _seed(seed: int | None, generator: torch.Generator | None, world: int) -> int:
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator must be a torch.Generator (of random numbers; a GAN goes into augment=DAICGAN(generator=...)), "
+            f"got {type(generator).__name__}"
+        )
+    if seed is None and generator is not None:
+        seed = generator.initial_seed()
+    elif seed is None:
+        seed = torch.initial_seed() if world == 1 else 0
     if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must be a 64-bit integer, got {seed!r}")
     return seed

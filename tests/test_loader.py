@@ -238,6 +238,7 @@ def test_seeds(load, folder):
     assert order(seed=4, generator=given) == order(seed=4)
     torch.manual_seed(12)
     assert order(seed=None) == order(seed=12)
+    assert load(seed=None, shard=(1, 2)).seed == load(seed=None, shard=(0, 2)).seed == 0  # ranks must agree
 
 
 def test_replay_gives_a_row_again(load, augment):
@@ -655,7 +656,7 @@ def test_a_new_pass_ends_the_old_one(load):
     old = iter(loader)
     next(old)
     new = iter(loader)
-    with pytest.raises(StopIteration):
+    with pytest.raises(RuntimeError, match="another pass over this DataLoader was begun, which ended this one"):
         next(old)
     assert len(list(new)) == 5
 
@@ -813,7 +814,11 @@ loader.close()
         ({"collate_fn": list}, ValueError, "collate_fn must be None"),
         ({"batch_size": 0}, ValueError, "batch_size must be an integer >= 1, got 0"),
         ({"batch_size": 2.5}, ValueError, "batch_size must be an integer >= 1, got 2.5"),
-        ({"batch_size": None}, ValueError, "batch_size must be a positive integer, got None"),
+        (
+            {"batch_size": None},
+            ValueError,
+            "batch_size must be an integer >= 1, got None, which goes with batch_sampler only",
+        ),
         ({"num_workers": -1}, ValueError, "num_workers must be an integer >= 0, got -1"),
         ({"prefetch_factor": 0}, ValueError, "prefetch_factor must be an integer >= 1, got 0"),
         ({"views": 0}, ValueError, "views must be an integer >= 1, got 0"),
@@ -828,6 +833,8 @@ loader.close()
         ({"transform": 224}, TypeError, "transform must be a TrainTransform or EvalTransform, got int"),
         ({"device": "meta"}, ValueError, "device must be cpu or cuda, got meta"),
         ({"dtype": torch.float64}, ValueError, "dtype must be torch.float32, float16 or bfloat16, got torch.float64"),
+        ({"generator": 5}, TypeError, "generator must be a torch.Generator .* got int"),
+        ({"dtype": "float16"}, ValueError, "dtype must be torch.float32, float16 or bfloat16, got 'float16'"),
         ({"seed": 2**64}, ValueError, "seed must be a 64-bit integer"),
         ({"shard": (2, 2)}, ValueError, r"shard must be \(rank, world\) with 0 <= rank < world"),
         ({"shard": (0, 2), "sampler": [0]}, ValueError, "shard must be None or False with a sampler"),

@@ -268,10 +268,19 @@ class FeatureBank:
         if (here >= 0).all():
             return here
         moved = self.rows_of(samples.keys)
-        return moved if (moved >= 0).sum() > (here >= 0).sum() else here
+        if (moved >= 0).sum() <= (here >= 0).sum():
+            return here
+        if samples.root is not None:
+            _log.warning(
+                "%s was built from images under %s; those under %s are taken for the same, since they have the same names",
+                self.path or "the bank",
+                self.root,
+                samples.root,
+            )
+        return moved
 
-    def check_against(self, samples: Samples, extractor: Extractor | None = None) -> None:
-        """Make sure that this bank is of these images, by this extractor.
+    def check_against(self, samples: Samples, extractor: Extractor | None = None) -> npt.NDArray[np.int64]:
+        """Make sure that this bank is of these images, by this extractor; returns :meth:`rows_for` them.
 
         Raises:
             ValueError: it is not; names what disagrees.
@@ -296,6 +305,7 @@ class FeatureBank:
                 f"{me} must hold every image of {samples.name}, got none for {len(lacking)} of {len(samples)}, "
                 f"the first {samples.path(int(lacking[0]))}; it is of {self.name}, {self.n} images under {self.root}"
             )
+        return rows
 
     def gather(
         self,

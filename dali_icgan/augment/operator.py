@@ -187,6 +187,10 @@ class DAICGAN:
         if bank is not None and (condition == "neighbour" or source == "neighbour"):
             bank.neighbours(k)  # now, where it is seen to take its time, and where a k that is too large is an error
 
+    def __repr__(self) -> str:
+        given = f"generator={self.generator}, extractor={self.extractor}, bank={self.bank}"
+        return f"DAICGAN({given}, p={self.p}, truncation={self.truncation}, condition={self.condition!r}, source={self.source!r})"
+
     def _check_dimensions(self) -> None:
         sizes = {
             "generator": None if self.generator is None else self.generator.feature_dim,
@@ -233,8 +237,7 @@ class DAICGAN:
         """
         rows = None
         if self.bank is not None:
-            self.bank.check_against(samples, self.extractor)
-            rows = self.bank.rows_for(samples)
+            rows = self.bank.check_against(samples, self.extractor)
         class_map = None
         if self.generator is not None and self.generator.class_conditional:
             count = len(samples.classes) if samples.classes is not None else int(samples.labels.max()) + 1
@@ -356,7 +359,8 @@ class DAICGAN:
         Args:
             images: a list of uint8 HWC tensors, or uint8 ``[n, 3, h, w]``, or float ``[n, 3, h, w]`` in [0, 1].
             keys: int64 ``[n]`` (indices in the bank's dataset order) or ``[n, 2]`` (index, repeat): what the random draws of a row
-                depend on, with seed, epoch and view.
+                depend on, with seed, epoch and view. Give each image's own index in its dataset: the places in a batch would draw
+                the same in every batch.
             labels: int64 ``[n]``; None: zeros.
             epoch: >= 0.
             transform: None: ``TrainTransform(224)``.
@@ -373,6 +377,8 @@ class DAICGAN:
             DecodeError: a replaced row has no feature in the bank, or a neighbour's file is unreadable.
         """
         transform = TrainTransform() if transform is None else transform
+        if not isinstance(transform, (TrainTransform, EvalTransform)):
+            raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(transform).__name__}")
         real = _Real(images)
         n, device = len(real), real.device if len(real) else self.device
         index, repeat = _split_keys(keys, n)
@@ -528,6 +534,11 @@ class _Real:
                 self.regions = list(images.permute(0, 2, 3, 1).contiguous())
             elif images.dtype in (torch.float32, torch.float16, torch.bfloat16):
                 self.floats = images.detach()
+                # On CUDA looking would be a wait for the device.
+                if images.numel() and images.device.type == "cpu" and not 0 <= images.min() <= images.max() <= 1:
+                    raise ValueError(
+                        f"images must be in [0, 1] and not normalised yet, got {images.min():.4g} to {images.max():.4g}"
+                    )
             else:
                 raise TypeError(f"images must be uint8, float32, float16 or bfloat16, got {images.dtype}")
             return

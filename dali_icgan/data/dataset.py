@@ -147,7 +147,9 @@ def _from_folder(folder: str) -> Samples:
             )
         labels += [label] * (len(sources) - before)
     if not classes:
-        raise FileNotFoundError(f"{folder} must hold one subfolder a class, got none")
+        raise FileNotFoundError(
+            f"{folder} must hold one subfolder a class, got none; images in one flat folder go in as a list of (path, label)"
+        )
     return Samples(sources, np.array(labels, np.int64), os.path.abspath(folder), classes, folder)
 
 
@@ -182,6 +184,13 @@ def _from_torchvision(dataset: Any) -> Samples:
     if read is not None and not getattr(read, "__module__", "").startswith("torchvision."):
         raise ValueError(
             f"{kind} must use torchvision's own image loader (files are decoded by DALI here), got {_short(read)}"
+        )
+    getter = getattr(type(dataset), "__getitem__", None)
+    torchvisions = any(base.__module__.startswith("torchvision.") for base in type(dataset).__mro__)
+    if torchvisions and not getattr(getter, "__module__", "").startswith("torchvision."):
+        raise ValueError(
+            f"{kind} must not have a __getitem__ of its own: it would not be called, since files are decoded by DALI here. Give a "
+            "list of (path, label), or a target_transform"
         )
     pairs = dataset.samples
     target: Callable[[Any], Any] | None = getattr(dataset, "target_transform", None)

@@ -227,7 +227,7 @@ def _existing(source: Any) -> Path:
         inside = sorted(p.name for p in path.glob("G_ema*.pth"))
         raise ValueError(f"{path} is a folder, give a file in it{': ' + ', '.join(inside) if inside else ''}")
     if not path.is_file():
-        raise FileNotFoundError(f"source must be an existing file, and there is no {path}")
+        raise FileNotFoundError(f'a checkpoint must be an existing file or "embedded", and there is no {path}')
     return path
 
 
@@ -267,7 +267,7 @@ def _read_torch(path: Path) -> _Content:
         IndexError,
         AssertionError,
     ) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of torch: {error}") from error
+        raise ValueError(f"{path} is damaged, or no checkpoint of torch: {type(error).__name__} {error}") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(loaded).__name__}")
     return _Content(str(path), loaded, {})

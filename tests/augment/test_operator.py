@@ -340,6 +340,16 @@ def test_what_does_not_belong_together_is_named(generator, extractor, conditiona
             "images must be uint8, float32",
         ),
         (lambda a, x: a(x, range(12), None, -1), ValueError, "epoch"),
+        (
+            lambda a, x: a(x, range(12), None, 0, 224),
+            TypeError,
+            "transform must be a TrainTransform or EvalTransform, got int",
+        ),
+        (
+            lambda a, x: a(torch.full((1, 3, 8, 8), 255.0), [0]),
+            ValueError,
+            r"images must be in \[0, 1\] and not normalised yet",
+        ),
     ],
 )
 def test_wrong_calls_are_named(generator, bank, images, call, error, message):

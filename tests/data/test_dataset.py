@@ -93,6 +93,11 @@ def test_samples_pass_through():
     assert as_samples(samples) is samples
 
 
+class OwnItems(ImageFolder):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[0], 7
+
+
 def wrong_loader(path):
     return path
 
@@ -119,6 +124,7 @@ def wrong_loader(path):
             ValueError,
             "must use torchvision's own image loader",
         ),
+        (lambda d: OwnItems(d / "photos"), ValueError, "OwnItems must not have a __getitem__ of its own"),
         (lambda d: Subset(ImageFolder(d / "photos"), [99]), ValueError, "Subset indices must lie in 0..2, got 99"),
     ],
 )
