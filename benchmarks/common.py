@@ -49,7 +49,8 @@ def environment() -> dict[str, Any]:
     """Where and with what a figure was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", *sys.argv]),
+        # Where somebody keeps files is nobody's business.
+        "command": shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
         "commit": _commit(),
         "processor": _processor(),
         "instruction_sets": _instruction_sets(),
