@@ -142,7 +142,8 @@ class Engine:
         self._decoder = ImageDecoder(threads, device=device, exif=exif, max_pixels=max_pixels)
         self._decoding = threading.Lock()
         self._buffers = HostBuffers(keep * views)
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        # Above the generations', so that finishing a batch does not wait behind those of later ones.
+        self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._in_use: list[tuple[torch.cuda.Event, list[Any]]] = []
         self._generation: Generation | None = None
         self._read_any = False

@@ -49,7 +49,7 @@ class Generation:
     A call is padded only when somebody waits for its rows and the look-ahead has no more to offer: rows planned for later batches
     fill it otherwise. A row's pixels do not depend on who shares its call.
 
-    Stream: a low-priority stream of its own on CUDA, so that a training step or a finished batch never waits behind it.
+    Stream: on CUDA one of its own, of the lowest priority; finished batches go through the loader's, which is served first.
     """
 
     def __init__(self, augment: DAICGAN) -> None:
@@ -60,7 +60,7 @@ class Generation:
         self._closed = False
         self._error: BaseException | None = None
         device = augment.device
-        # 0 is the lowest priority there is; the loader's own stream and the training step's are served first.
+        # 0 is the lowest priority there is, and the default stream's, on which training steps usually run; the loader's own is higher.
         self._stream = torch.cuda.Stream(device, priority=0) if device.type == "cuda" else None
         self._thread = threading.Thread(target=self._serve, name="dali_icgan-generate", daemon=True)
         self._thread.start()
