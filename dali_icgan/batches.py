@@ -149,6 +149,11 @@ class Engine:
         self._read_any = False
         self._sample_of_row: dict[int, int] | None = None
 
+    @property
+    def pillow_decoded(self) -> int:
+        """How many images Pillow decoded, see :class:`ImageDecoder`."""
+        return self._decoder.pillow_decoded
+
     def reseed(self, seed: int) -> None:
         """Take another seed, of a state that is loaded."""
         self._seed = seed

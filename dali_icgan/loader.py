@@ -302,6 +302,11 @@ class DataLoader:
         """Samples that could not be read so far, one a file."""
         return list(self._engine.errors.values())
 
+    @property
+    def pillow_decoded(self) -> int:
+        """Images that Pillow decoded so far, on the host: kinds that DALI does not read or reads differently, and damaged ones."""
+        return self._engine.pillow_decoded
+
     def replay(self, epoch: int, index: int, repeat: int = 0, view: int = 0) -> tuple[torch.Tensor, int]:
         """One row again, bit for bit as an epoch gives it: ``(image [3, s, s], label)``.
 

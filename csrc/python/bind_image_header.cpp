@@ -18,7 +18,8 @@ py::tuple image_header_of(const py::object& data) {
     const py::gil_scoped_release without_gil;
     return image_header(static_cast<const uint8_t*>(bytes.ptr), size_t(bytes.size));
   }();
-  return py::make_tuple(header.format, header.width, header.height, header.orientation, header.suspect);
+  return py::make_tuple(header.format, header.width, header.height, header.orientation, header.suspect,
+                        header.depth, header.cmyk);
 }
 
 const Register registered{[](py::module_& module) { module.def("image_header", &image_header_of); }};

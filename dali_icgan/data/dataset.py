@@ -1,8 +1,10 @@
 """Whatever a user has as a dataset, seen as files (or bytes) with labels. Nothing is opened here but folders."""
 
+import errno
 import functools
 import hashlib
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,10 +73,20 @@ class Samples:
 
 
 def read_file(path: str) -> bytes:
-    """The file's content, read without Python's buffering."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """The file's content, read without Python's buffering.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    # O_NONBLOCK: opening a pipe would wait for its writer.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        size = os.fstat(descriptor).st_size
+        found = os.fstat(descriptor)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        size = found.st_size
         parts = [os.read(descriptor, size + 1)]
         while parts[-1] and sum(map(len, parts)) != size:
             parts.append(os.read(descriptor, 1 << 20))

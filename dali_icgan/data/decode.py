@@ -6,12 +6,13 @@ The only importer of nvidia.dali besides fn.
 import io
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dali_icgan.data.read import MAX_PIXELS, Encoded, encoded
 from dali_icgan.errors import DeviceError
@@ -80,6 +81,10 @@ class ImageDecoder:
         exif: rotate as the EXIF orientation says.
         max_pixels: an image with more is refused before it is decoded.
 
+    Attributes:
+        pillow_decoded: how many images went to Pillow so far, because DALI does not read their kind, gives other pixels than Pillow,
+            or failed.
+
     Raises:
         DeviceError: DALI is not installed.
 
@@ -98,6 +103,7 @@ class ImageDecoder:
         self._max_pixels = max_pixels
         self._pipeline: Any = None
         self._max_batch = 0
+        self.pillow_decoded = 0
 
     @property
     def decodes_regions(self) -> bool:
@@ -119,9 +125,7 @@ class ImageDecoder:
                 good.append(i)
             except ValueError as reason:
                 results[i] = str(reason)
-        for i, pixels in zip(
-            good, self.decode_regions(images, [(0, 0, e.height, e.width) for e in images]), strict=True
-        ):
+        for i, pixels in zip(good, self.decode_regions(images, [_all_of(image) for image in images]), strict=True):
             results[i] = pixels
         return results
 
@@ -132,34 +136,38 @@ class ImageDecoder:
             one an image: uint8 ``[h, w, 3]``, perhaps a view of a larger one, or the reason why there is none.
         """
         if not self.decodes_regions:
-            regions = [(0, 0, image.height, image.width) for image in images]
+            regions = [_all_of(image) for image in images]
         results: list[torch.Tensor | str] = [""] * len(images)
         by_pillow = [i for i, image in enumerate(images) if image.pillow]
-        # Suspects go one by one: in a batch a single bad file fails all.
         suspects = [i for i, image in enumerate(images) if image.whole and not image.pillow]
-        sound = [i for i, image in enumerate(images) if not image.whole]
-        if sound:
-            try:
-                for i, pixels in zip(
-                    sound, self._run([images[i] for i in sound], [regions[i] for i in sound]), strict=True
-                ):
-                    results[i] = pixels
-            except RuntimeError:
-                suspects = sorted(suspects + sound)
-        for i in suspects:
-            image, whole = images[i], images[i].whole
-            try:
-                pixels = self._run([image], [(0, 0, image.height, image.width) if whole else regions[i]])[0]
-                results[i] = _cut(pixels, regions[i]) if whole else pixels
-            except RuntimeError:
-                by_pillow.append(i)
-        for i in by_pillow:
-            results[i] = self._by_pillow(images[i], regions[i])
+        sound = [i for i, image in enumerate(images) if not image.whole and not image.pillow]
+        # A single bad file fails all of its batch. So suspects have one of their own, and what fails with others is tried alone.
+        for group, whole in ((sound, False), (suspects, True)):
+            wanted = [_all_of(images[i]) if whole else regions[i] for i in group]
+            for i, tried in zip(group, self._try([images[i] for i in group], wanted), strict=True):
+                if tried is None:
+                    by_pillow.append(i)
+                else:
+                    results[i] = _cut(tried, regions[i]) if whole else tried
+        self.pillow_decoded += len(by_pillow)
+        for i, pixels in zip(by_pillow, self._by_pillow([images[i] for i in by_pillow]), strict=True):
+            results[i] = pixels if isinstance(pixels, str) else _cut(self._to_device(pixels), regions[i])
         return results
 
     def close(self) -> None:
         """End DALI's threads."""
         self._pipeline = None
+
+    def _try(self, images: Sequence[Encoded], regions: Sequence[Region]) -> list[torch.Tensor | None]:
+        """The regions' pixels; None where DALI cannot decode the image."""
+        if not images:
+            return []
+        try:
+            return list(self._run(images, regions))
+        except RuntimeError:
+            if len(images) == 1:
+                return [None]
+        return [self._try([image], [region])[0] for image, region in zip(images, regions, strict=True)]
 
     def _run(self, images: Sequence[Encoded], regions: Sequence[Region]) -> list[torch.Tensor]:
         if self._pipeline is None or len(images) > self._max_batch:
@@ -187,19 +195,43 @@ class ImageDecoder:
                 raise RuntimeError(f"DALI gave {list(part.shape)}, not {[*expected, 3]}")
         return pixels
 
-    def _by_pillow(self, image: Encoded, region: Region) -> torch.Tensor | str:
-        """The last resort, and the reference: what Pillow calls bad is bad."""
-        try:
-            with Image.open(io.BytesIO(image.data.tobytes())) as opened:
-                turned = ImageOps.exif_transpose(opened) if self._exif else opened
-                pixels: npt.NDArray[np.uint8] = np.array(turned.convert("RGB"))
-        except Exception as error:  # Pillow raises many kinds
-            return str(error) or type(error).__name__
-        if pixels.shape != (image.height, image.width, 3):
-            return (
-                f"its header says {image.width} x {image.height} pixels, it holds {pixels.shape[1]} x {pixels.shape[0]}"
-            )
-        return _cut(torch.from_numpy(pixels).to(self._device), region)
+    def _by_pillow(self, images: Sequence[Encoded]) -> list[torch.Tensor | str]:
+        """Whole images by the last resort and reference, several at once: what Pillow calls bad is bad."""
+        if len(images) <= 1:
+            return [_pixels_by_pillow(image, self._exif) for image in images]
+        with ThreadPoolExecutor(min(self._threads, len(images)), "dali_icgan-pillow") as pool:
+            return list(pool.map(lambda image: _pixels_by_pillow(image, self._exif), images))
+
+    def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        if self._device.type == "cpu":
+            return pixels
+        return pixels.pin_memory().to(self._device, non_blocking=True)
+
+
+def _pixels_by_pillow(image: Encoded, exif: bool) -> torch.Tensor | str:
+    try:
+        with Image.open(io.BytesIO(image.data.tobytes())) as opened:
+            turned = ImageOps.exif_transpose(opened) if exif else opened
+            if turned.size != (image.width, image.height):  # before decoding it, which may be dear
+                return (
+                    f"its header says {image.width} x {image.height} pixels, it holds {turned.width} x {turned.height}"
+                )
+            return torch.from_numpy(_rgb(turned))
+    except UnidentifiedImageError:
+        return "neither DALI nor Pillow can read it"
+    except Exception as error:  # Pillow raises many kinds
+        return str(error) or type(error).__name__
+
+
+def _rgb(image: Image.Image) -> npt.NDArray[np.uint8]:
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        gray = np.asarray(image).astype(np.uint32)  # 0 to 65535; convert("RGB") would clip it
+        return np.repeat(((gray + 128) // 257).astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def _all_of(image: Encoded) -> Region:
+    return 0, 0, image.height, image.width
 
 
 def _cut(pixels: torch.Tensor, region: Region) -> torch.Tensor:

@@ -15,6 +15,7 @@ from dali_icgan.ops.image_header import image_header
 
 # One more than what Pillow calls a decompression bomb and refuses.
 MAX_PIXELS = 178_956_970
+ORIENTATION = 0x0112  # the EXIF tag
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,8 @@ class Encoded:
     Attributes:
         data: the file, uint8 ``[bytes]``.
         height, width: in pixels, as decoded (after rotation where ``exif`` was asked for).
-        whole: decode all of it, whatever the crop: a JPEG whose end is missing must be good or bad whatever the crop, and formats
-            that only Pillow reads have no region decode.
-        pillow: DALI does not read this format, Pillow does.
+        whole: decode all of it, whatever the crop: a JPEG whose end is missing must be good or bad whatever the crop.
+        pillow: Pillow decodes it, because DALI does not read this kind or gives other pixels.
     """
 
     data: npt.NDArray[np.uint8]
@@ -44,27 +44,33 @@ def encoded(data: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) ->
     """
     try:
         header = image_header(data)
-        height, width, pillow = header.height, header.width, header.format == "gif"
-        turned, whole = exif and header.orientation >= 5, header.suspect or pillow
     except ValueError as reason:
         if not data:
             raise
-        width, height = _size_by_pillow(data, reason)
-        turned, whole, pillow = False, True, True
+        height, width = _size_by_pillow(data, exif, reason)
+        whole = pillow = True
+    else:
+        height, width = header.height, header.width
+        if exif and header.orientation >= 5:
+            height, width = width, height
+        # DALI inverts CMYK that has no Adobe segment, and rounds 16 and 5 bits a channel in a way of its own.
+        pillow = header.format == "gif" or header.cmyk or header.depth in (5, 16)
+        whole = header.suspect
     if height * width > max_pixels:
         raise ValueError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")
-    if turned:
-        height, width = width, height
     return Encoded(np.frombuffer(data, np.uint8), height, width, whole, pillow)
 
 
-def _size_by_pillow(data: bytes, reason: ValueError) -> tuple[int, int]:
+def _size_by_pillow(data: bytes, exif: bool, reason: ValueError) -> tuple[int, int]:
     # ImageFolder also lists PPM, PGM and TIFF.
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.size
+            width, height = image.size
+            # Pillow turns a TIFF by itself.
+            turned = exif and image.format != "TIFF" and image.getexif().get(ORIENTATION, 1) >= 5
     except Exception:
         raise reason from None
+    return (width, height) if turned else (height, width)
 
 
 class Reader:

@@ -14,6 +14,8 @@ class ImageHeader(NamedTuple):
         orientation: EXIF's, 1 to 8; 1 where there is none or it is damaged.
         suspect: a JPEG, PNG or WebP whose end is missing or has something behind it. Such a file may be fine, but it must be decoded
             whole, or it would be good or bad depending on the crop.
+        depth: bits a channel: 1 to 16; 5 for a BMP of 16 bits a pixel.
+        cmyk: a JPEG of four components, CMYK or YCCK.
     """
 
     format: str
@@ -21,6 +23,8 @@ class ImageHeader(NamedTuple):
     height: int
     orientation: int
     suspect: bool
+    depth: int
+    cmyk: bool
 
 
 def image_header(data: Any) -> ImageHeader:

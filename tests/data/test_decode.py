@@ -59,24 +59,6 @@ def test_a_region_equals_the_whole_image_cut(decoder, kind):
         assert np.array_equal(pixels.numpy(), pillow(image.data.tobytes())[top : top + height, left : left + width])
 
 
-def test_gray_and_png(decoder):
-    gray, png = io.BytesIO(), io.BytesIO()
-    Image.fromarray(patch("coffee", 1)).convert("L").save(gray, "JPEG")
-    Image.fromarray(patch("coffee", 2)).save(png, "PNG")
-    files = [gray.getvalue(), png.getvalue()]
-    for data, pixels in zip(files, decoder.decode(files), strict=True):
-        assert np.array_equal(pixels.numpy(), pillow(data))
-
-
-def test_what_dali_does_not_read_pillow_does(decoder):
-    gif, tiff = io.BytesIO(), io.BytesIO()
-    Image.fromarray(patch("coffee", 1)).save(gif, "GIF")
-    Image.fromarray(patch("coffee", 2)).save(tiff, "TIFF")
-    files = [gif.getvalue(), tiff.getvalue()]
-    for data, pixels in zip(files, decoder.decode(files), strict=True):
-        assert np.array_equal(pixels.numpy(), pillow(data))
-
-
 def test_bad_files_leave_their_neighbours_alone(decoder):
     good = [jpeg(patch("chelsea", i)) for i in range(4)]
     truncated = jpeg(photograph("chelsea"))[:20_000]
@@ -90,35 +72,9 @@ def test_bad_files_leave_their_neighbours_alone(decoder):
     assert isinstance(results[6], str)
 
 
-def test_a_truncated_file_is_bad_whatever_the_crop(decoder):
-    image = encoded(jpeg(photograph("chelsea"))[:20_000])
-    assert image.whole
-    assert isinstance(decoder.decode_regions([image], [(0, 0, 10, 10)])[0], str)
-
-
-def test_bytes_after_the_end_are_fine(decoder):
-    data = jpeg(patch("coffee", 1))
-    (pixels,) = decoder.decode([data + b"\0" * 1000])
-    assert np.array_equal(pixels.numpy(), pillow(data))
-
-
 def test_an_image_above_max_pixels_is_refused_before_it_is_decoded():
     with pytest.raises(ValueError, match=r"300 x 200 pixels, more than max_pixels = 1000"):
         encoded(jpeg(np.zeros((200, 300, 3), np.uint8)), max_pixels=1000)
-
-
-def test_exif_rotation_on_request():
-    pixels = patch("coffee", 1)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    data = jpeg(pixels, exif=exif)
-    plain, turned = ImageDecoder(1), ImageDecoder(1, exif=True)
-    assert np.array_equal(plain.decode([data])[0].numpy(), pillow(data))
-    assert np.array_equal(turned.decode([data])[0].numpy(), np.rot90(pillow(data), -1))
-    image = encoded(data, exif=True)
-    assert (image.height, image.width) == pixels.shape[1::-1]
-    (part,) = turned.decode_regions([image], [(3, 5, 20, 30)])
-    assert np.array_equal(part.numpy(), np.rot90(pillow(data), -1)[3:23, 5:35])
 
 
 def test_any_batch_size_and_none(decoder):

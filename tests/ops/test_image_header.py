@@ -69,7 +69,7 @@ WEBP = encode(picture(31, 17), "WEBP")
 )
 def test_gives_format_and_size(kind, mode, options, width, height):
     data = encode(picture(width, height, mode), kind, **options)
-    assert image_header(data) == (kind.lower(), width, height, 1, False)
+    assert image_header(data)[:5] == (kind.lower(), width, height, 1, False)
 
 
 def test_takes_every_kind_of_bytes():
@@ -81,9 +81,9 @@ def test_takes_every_kind_of_bytes():
 def test_reads_other_bitmaps():
     core = b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 40000, 7, 1, 24)
     assert image_header(core)[:3] == ("bmp", 40000, 7)
-    top_down = b"BM" + bytes(12) + struct.pack("<Iii", 40, 9, -5)
+    top_down = b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 9, -5, 1, 24)
     assert image_header(top_down)[:3] == ("bmp", 9, 5)
-    assert image_header(b"BM" + bytes(12) + struct.pack("<Iii", 124, 9, -(2**31)))[:3] == ("bmp", 9, 2**31)
+    assert image_header(b"BM" + bytes(12) + struct.pack("<IiiHH", 124, 9, -(2**31), 1, 24))[:3] == ("bmp", 9, 2**31)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -97,9 +97,9 @@ def test_reads_the_orientation(orientation, big, kind):
         segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0"),
         segment(0xE1, b"Exif\0\0" + block),
     )
-    assert image_header(jpeg) == ("jpeg", 31, 17, orientation, False)
+    assert image_header(jpeg)[:5] == ("jpeg", 31, 17, orientation, False)
     png = PNG[:33] + struct.pack(">I", len(block)) + b"eXIf" + block + bytes(4) + PNG[33:]
-    assert image_header(png) == ("png", 31, 17, orientation, False)
+    assert image_header(png)[:5] == ("png", 31, 17, orientation, False)
 
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
@@ -108,7 +108,7 @@ def test_reads_the_orientation_that_pillow_writes(kind, options, orientation):
     tags = Image.Exif()
     tags[0x0112], tags[0x010F] = orientation, "maker"
     data = encode(picture(31, 17), kind, exif=tags, **options)
-    assert image_header(data) == (kind.lower(), 31, 17, orientation, False)
+    assert image_header(data)[:5] == (kind.lower(), 31, 17, orientation, False)
 
 
 @pytest.mark.parametrize(
@@ -126,23 +126,29 @@ def test_reads_the_orientation_that_pillow_writes(kind, options, orientation):
     ],
 )
 def test_damaged_metadata_does_not_turn_an_image(block):
-    assert image_header(with_segments(JPEG, segment(0xE1, b"Exif\0\0" + block))) == ("jpeg", 31, 17, 1, False)
+    assert image_header(with_segments(JPEG, segment(0xE1, b"Exif\0\0" + block)))[:5] == ("jpeg", 31, 17, 1, False)
 
 
 def test_orientation_after_the_frame_counts():
     scan = JPEG.index(b"\xff\xda")
-    assert image_header(JPEG[:scan] + segment(0xE1, b"Exif\0\0" + exif(6)) + JPEG[scan:]) == ("jpeg", 31, 17, 6, False)
+    assert image_header(JPEG[:scan] + segment(0xE1, b"Exif\0\0" + exif(6)) + JPEG[scan:])[:5] == (
+        "jpeg",
+        31,
+        17,
+        6,
+        False,
+    )
 
 
 @pytest.mark.parametrize("marker", [m for m in range(0xC0, 0xD0) if m not in (0xC4, 0xC8, 0xCC)])
 def test_every_kind_of_frame_gives_the_size_and_tables_before_it_do_not(marker):
     tables = [segment(table, b"\x08\0\1\0\1\3") for table in (0xC4, 0xC8, 0xCC, 0xDB, 0xDD)]
     data = b"\xff\xd8" + b"".join(tables) + segment(marker, b"\x08\0\7\0\5\3")
-    assert image_header(data) == ("jpeg", 5, 7, 1, True)
+    assert image_header(data)[:5] == ("jpeg", 5, 7, 1, True)
 
 
 def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over():
-    assert image_header(JPEG[:2] + b"\xff\xff\xff" + JPEG[2:]) == ("jpeg", 31, 17, 1, False)
+    assert image_header(JPEG[:2] + b"\xff\xff\xff" + JPEG[2:])[:5] == ("jpeg", 31, 17, 1, False)
     assert image_header(JPEG[:2] + JPEG[2:20] + b"\0\0\xff\0\xff\x01" + JPEG[20:])[:3] == ("jpeg", 31, 17)
 
 
@@ -172,7 +178,7 @@ def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over():
     ],
 )
 def test_a_file_whose_end_is_not_in_order_is_suspect(data, suspect):
-    assert image_header(data) == (image_header(data).format, 31, 17, 1, suspect)
+    assert image_header(data)[:5] == (image_header(data).format, 31, 17, 1, suspect)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +202,7 @@ def test_a_file_whose_end_is_not_in_order_is_suspect(data, suspect):
         (b"BM", "^BMP header ends before its size$"),
         (b"BM" + bytes(30), "^BMP with an unknown header$"),
         (b"BM" + bytes(12) + struct.pack("<Iii", 40, -9, 5), "^BMP with a negative width$"),
-        (b"BM" + bytes(12) + struct.pack("<Iii", 40, 9, 0), "^BMP with a width or height of 0$"),
+        (b"BM" + bytes(12) + struct.pack("<IiiHH", 40, 9, 0, 1, 24), "^BMP with a width or height of 0$"),
         (WEBP[:24], "^WebP header ends before its size$"),
         (WEBP[:12] + b"JUNK" + WEBP[16:], "^WebP with an unknown first chunk$"),
         (WEBP[:23] + b"\0\0\0" + WEBP[26:], "^WebP without a key frame$"),

@@ -14,6 +14,8 @@ struct ImageHeader {
   int64_t width, height;    // as stored, before any rotation; positive
   int orientation = 1;      // 1 to 8, EXIF's; 1 where there is none or it is damaged
   bool suspect = false;     // JPEG, PNG, WebP: the end is missing or something follows it
+  int depth = 8;            // bits a channel; 5 for a BMP of 16 bits a pixel
+  bool cmyk = false;        // a JPEG of four components: CMYK or YCCK
 };
 
 // Throws std::invalid_argument with the reason.

@@ -91,6 +91,8 @@ ImageHeader jpeg(const Bytes& file) {
         header.height = file.big(at + 3, 2);
         header.width = file.big(at + 5, 2);
         sized = true;
+        header.depth = file[at + 2];
+        header.cmyk = file[at + 7] == 4;
       }
       if (marker == 0xE1 && !oriented && file.holds(at + 2, "Exif\0\0", 6)) {
         header.orientation = exif_orientation(file.part(at + 2, length - 2));
@@ -109,6 +111,7 @@ ImageHeader png(const Bytes& file) {
   if (file.big(8, 4) != 13 || !file.holds(12, "IHDR", 4)) refuse("PNG does not begin with its IHDR chunk");
   ImageHeader header{"png", file.big(16, 4), file.big(20, 4)};
   if (header.width > INT32_MAX || header.height > INT32_MAX) refuse("PNG with a width or height above 2^31 - 1");
+  header.depth = file[24];
   header.suspect = true;
   try {
     for (size_t at = 8;;) {
@@ -127,12 +130,20 @@ ImageHeader png(const Bytes& file) {
 
 ImageHeader bmp(const Bytes& file) {
   const uint32_t kind = file.little(14, 4);   // the header's size tells its version
-  if (kind == 12) return {"bmp", file.little(18, 2), file.little(20, 2)};
+  ImageHeader header{"bmp", 0, 0};
+  if (kind == 12) {
+    header.width = file.little(18, 2);
+    header.height = file.little(20, 2);
+    return header;
+  }
   if (kind != 16 && kind != 40 && kind != 52 && kind != 56 && kind != 64 && kind != 108 && kind != 124)
     refuse("BMP with an unknown header");
-  const int64_t width = int32_t(file.little(18, 4)), height = int32_t(file.little(22, 4));
-  if (width < 0) refuse("BMP with a negative width");
-  return {"bmp", width, height < 0 ? -height : height};   // negative: rows from top to bottom
+  header.width = int32_t(file.little(18, 4));
+  header.height = int32_t(file.little(22, 4));
+  if (header.width < 0) refuse("BMP with a negative width");
+  if (header.height < 0) header.height = -header.height;   // rows from top to bottom
+  if (file.little(28, 2) == 16) header.depth = 5;
+  return header;
 }
 
 ImageHeader webp(const Bytes& file) {
