@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full build emulate sanitize lint format clean
+.PHONY: demo test test-full build emulate sanitize fuzz lint format clean
 
 demo: build
 	.venv/bin/dali-icgan demo
@@ -26,6 +26,10 @@ sanitize: .venv/installed build
 	@DALI_ICGAN_CUDA=emulate DALI_ICGAN_SANITIZE=1 $(PY) setup.py -q build_ext
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  DALI_ICGAN_EMULATED=build/sanitize $(PY) -m pytest tests/ops
+
+# A million damaged image files through the header parser under the sanitizers; MUTANTS=..., FUZZ_SEED=... for others.
+fuzz: .venv/installed build
+	$(PY) -m tests.fuzz $(or $(MUTANTS),1000000) $(or $(FUZZ_SEED),0)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

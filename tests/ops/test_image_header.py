@@ -11,6 +11,7 @@ from PIL import Image
 from dali_icgan._native import emulated_cuda
 from dali_icgan.ops.image_header import image_header
 from tests.emulation import emulated_module
+from tests.fuzz import fuzz
 
 SIZES = [(1, 1), (1, 7), (13, 1), (31, 17), (300, 200)]
 
@@ -299,3 +300,13 @@ def test_mutants_never_make_it_read_outside_the_file(between_forbidden_pages):
                     assert 1 <= header.orientation <= 8
     assert headers > 10_000
     assert errors > 10_000
+
+
+def test_mutants_under_sanitizers(tmp_path):
+    """The short form of `make fuzz`."""
+    seen = fuzz(30_000, 7, tmp_path)
+    assert sum(headers + refusals for headers, refusals in seen.values()) == 30_000
+    for name in ("jpeg", "png", "bmp", "webp", "gif"):
+        assert seen[name][0] > 500
+    for name in ("JPEG", "PNG", "BMP", "WebP", "GIF"):
+        assert seen[name][1] > 20
