@@ -19,6 +19,7 @@ from dali_icgan.data.buffers import HostBuffers
 from dali_icgan.data.decode import available_threads
 from dali_icgan.data.order import EpochOrder
 from dali_icgan.data.read import Encoded, Reader
+from dali_icgan.data.workers import Background
 from dali_icgan.errors import DecodeError
 
 Rows = npt.NDArray[np.int64]
@@ -103,7 +104,7 @@ class Batch:
         return [int(f) for f in np.unique([self.own_fetch, *self.view_fetch]) if f >= 0]
 
 
-class Engine:
+class Engine(Background):
     """Everything that a loader's batches need, from one pass to the next.
 
     The steps :meth:`plan`, :meth:`read`, :meth:`decode` and :meth:`finish` each run in a thread of their own, on one batch at a time.
@@ -172,11 +173,17 @@ class Engine:
         ):
             self._generation = Generation(augment)
 
-    def end(self, wait: bool = True) -> None:
-        """End it, waking whoever waits for it; ``wait``: until its threads have ended."""
+    def end(self) -> None:
+        """A step that waits for a file or a generation raises RuntimeError."""
         if self._generation is not None:
-            self._generation.close(wait)
-        self._reader.close(wait)
+            self._generation.end()
+        self._reader.end()
+
+    def join(self, deadline: float) -> None:
+        generation, self._generation = self._generation, None
+        if generation is not None:
+            generation.join(deadline)
+        self._reader.join(deadline)
 
     def look_ahead_is_full(self, full: bool) -> None:
         """From the planning thread: whether more rows can come before a batch is taken."""
@@ -186,7 +193,7 @@ class Engine:
 
     def close(self) -> None:
         """Let go of everything."""
-        self.end()
+        super().close()
         with self._decoding:
             self._decoder.close()
         for event, _ in self._in_use:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from dali_icgan.data import as_samples
 from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
 from dali_icgan.data.read import MAX_PIXELS
 from dali_icgan.data.stages import Stages
+from dali_icgan.data.workers import PATIENCE
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.errors import DecodeError
 
@@ -533,7 +535,12 @@ class _Pass(Iterator[Any]):
 
 
 def _end(stages: Stages, engine: Engine) -> None:
-    stages.close(before_joining=lambda: engine.end(wait=not stages.stuck))
+    deadline = time.monotonic() + PATIENCE
+    stages.end()
+    engine.end()
+    stages.join(deadline)
+    engine.end()  # what a step began in the meantime
+    engine.join(deadline)
 
 
 def _natural(name: str, value: Any, least: int) -> None:

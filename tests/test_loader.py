@@ -772,23 +772,6 @@ loader = di.DataLoader({folder!r}, 4, device="cpu", transform=di.TrainTransform(
 """
 
 
-@pytest.mark.parametrize(
-    ("body", "status", "last"),
-    [
-        ("for _ in loader: raise KeyError('mine')", 1, "KeyError: 'mine'"),
-        ("for _ in loader: sys.exit(3)", 3, ""),
-        ("for _ in loader: raise KeyboardInterrupt", -2, "KeyboardInterrupt"),
-        ("passing = iter(loader); next(passing)", 0, ""),  # held in a global to the end
-    ],
-)
-def test_processes_end_with_the_users_traceback_alone(folder, body, status, last):
-    done = run_python(PREAMBLE.format(folder=str(folder)) + body)
-    assert done.returncode == status, done.stderr
-    lines = done.stderr.strip().splitlines()
-    assert (lines[-1] if lines else "") == last
-    assert done.stderr.count("Traceback") == bool(last)
-
-
 def test_after_a_fork_the_child_is_told(folder):
     body = """
 next(iter(loader))

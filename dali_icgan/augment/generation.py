@@ -11,6 +11,7 @@ import torch
 
 from dali_icgan.augment.operator import DAICGAN
 from dali_icgan.augment.plan import RowKeys
+from dali_icgan.data.workers import Background, join
 
 
 class Job:
@@ -43,7 +44,7 @@ class Job:
         self.wanted = False
 
 
-class Generation:
+class Generation(Background):
     """One thread that makes the generations of many jobs, ``augment.microbatch`` rows a call.
 
     A call is padded only when somebody waits for its rows and the look-ahead has no more to offer: rows planned for later batches
@@ -99,14 +100,14 @@ class Generation:
             job.made.record_stream(stream)
         return job.made
 
-    def close(self, wait: bool = True) -> None:
-        """End the thread once the call it is in is done; ``wait`` for that."""
+    def end(self) -> None:
         with self._changed:
             self._closed = True
             self._jobs.clear()
             self._changed.notify_all()
-        if wait:
-            self._thread.join()
+
+    def join(self, deadline: float) -> None:
+        join([self._thread], deadline)
 
     def _serve(self) -> None:
         while True:

@@ -6,7 +6,6 @@ The only importer of nvidia.dali besides fn.
 import io
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dali_icgan.data.read import MAX_PIXELS, Encoded, encoded
+from dali_icgan.data.workers import Workers
 from dali_icgan.errors import DeviceError
 
 Region = tuple[int, int, int, int]  # top, left, height, width
@@ -187,7 +187,10 @@ class ImageDecoder:
             pixels = [torch.from_dlpack(outputs[i]) for i in range(len(outputs))]
             pipeline.release_outputs()
         except RuntimeError:
-            self._pipeline = None  # whatever state it is in
+            if (
+                self._device.type == "cuda"
+            ):  # on the CPU a failed run leaves the pipeline sound, on the GPU nobody has seen it
+                self._pipeline = None
             raise
         for image, region, part in zip(images, regions, pixels, strict=True):
             expected = region[2:] if self.decodes_regions else (image.height, image.width)
@@ -199,8 +202,11 @@ class ImageDecoder:
         """Whole images by the last resort and reference, several at once: what Pillow calls bad is bad."""
         if len(images) <= 1:
             return [_pixels_by_pillow(image, self._exif) for image in images]
-        with ThreadPoolExecutor(min(self._threads, len(images)), "dali_icgan-pillow") as pool:
-            return list(pool.map(lambda image: _pixels_by_pillow(image, self._exif), images))
+        workers = Workers(min(self._threads, len(images)), "dali_icgan-pillow")
+        try:
+            return workers.map(lambda image: _pixels_by_pillow(image, self._exif), images)
+        finally:
+            workers.close()
 
     def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
         if self._device.type == "cpu":

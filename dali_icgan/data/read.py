@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dali_icgan.data.dataset import Samples, read_file
+from dali_icgan.data.workers import Background, Workers
 from dali_icgan.errors import DecodeError
 from dali_icgan.ops.image_header import image_header
 
@@ -73,7 +73,7 @@ def _size_by_pillow(data: bytes, exif: bool, reason: ValueError) -> tuple[int, i
     return (width, height) if turned else (height, width)
 
 
-class Reader:
+class Reader(Background):
     """Reads samples by index, several at once.
 
     Args:
@@ -87,7 +87,8 @@ class Reader:
         self._exif = exif
         self._max_pixels = max_pixels
         self._threads = threads
-        self._pool: ThreadPoolExecutor | None = None
+        self._workers: Workers | None = None
+        self._ending: list[Workers] = []
 
     def read(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
         """One a sample, by index or (for a file outside the dataset) by path; what could not be read comes back as the error."""
@@ -96,9 +97,9 @@ class Reader:
         pieces = [items[begin : begin + size] for begin in range(0, len(items), size or 1)]
         if len(pieces) <= 1:
             return self._read_all(items)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="dali_icgan-read")
-        return [item for part in self._pool.map(self._read_all, pieces) for item in part]
+        if self._workers is None:
+            self._workers = Workers(self._threads, "dali_icgan-read")
+        return [item for part in self._workers.map(self._read_all, pieces) for item in part]
 
     def _read_all(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
         return [self._read_one(item) for item in items]
@@ -114,8 +115,13 @@ class Reader:
             reason = str(error)
         return DecodeError(path, index, reason)
 
-    def close(self, wait: bool = True) -> None:
-        """End its threads, and ``wait`` for what they are reading; the next read begins new ones."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown(wait=wait, cancel_futures=not wait)
+    def end(self) -> None:
+        """A read under way raises RuntimeError; the next one begins new threads."""
+        workers, self._workers = self._workers, None
+        if workers is not None:
+            self._ending.append(workers)
+            workers.end()
+
+    def join(self, deadline: float) -> None:
+        while self._ending:
+            self._ending.pop().join(deadline)

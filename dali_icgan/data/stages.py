@@ -1,12 +1,12 @@
 """Work in stages, one thread a stage, in order, with a bounded look-ahead; errors travel to whoever asks for the next item."""
 
-import atexit
 import contextlib
 import queue
 import threading
-import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import Any
+
+from dali_icgan.data.workers import Background, join
 
 _END = object()
 
@@ -16,7 +16,7 @@ class _Failed:
         self.error = error
 
 
-class Stages:
+class Stages(Background):
     """Sends the items of ``source`` through ``steps`` and gives the results in order.
 
     Args:
@@ -27,8 +27,6 @@ class Stages:
         on_full: called with True when that many are under way or the source has ended, so that nothing more will come until one is
             taken, and with False when it goes on.
     """
-
-    _alive: ClassVar["weakref.WeakSet[Stages]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -42,7 +40,6 @@ class Stages:
         self._queues: list[queue.SimpleQueue[Any]] = [queue.SimpleQueue() for _ in range(len(steps) + 1)]
         self._closed = threading.Event()
         self._ended = False
-        self.stuck = False  # a step has not answered in time: closing will not wait for it
         # The threads hold the pieces, never this object: dropping it ends them.
         first = (source, self._tickets, self._queues[0], self._closed, on_full)
         self._threads = [threading.Thread(target=_begin, args=first, name=f"{name}-plan", daemon=True)]
@@ -54,7 +51,6 @@ class Stages:
         ]
         for thread in self._threads:
             thread.start()
-        Stages._alive.add(self)
 
     def next(self, timeout: float | None = None) -> Any:
         """The next result.
@@ -69,32 +65,25 @@ class Stages:
         try:
             item = self._queues[-1].get(timeout=timeout)
         except queue.Empty:
-            self.stuck = True
             raise TimeoutError(f"no batch within {timeout} s") from None
         if item is _END:
             self._ended = True
             raise StopIteration
         if isinstance(item, _Failed):
-            self.close()
+            self.end()
             raise item.error
         self._tickets.release()
         return item
 
-    def close(self, before_joining: Callable[[], None] = lambda: None) -> None:
-        """End the threads, waiting for the step that each is in, unless one is stuck: then each ends when its step does.
-
-        Args:
-            before_joining: called once they are told to end, to wake those that wait for something else.
-        """
+    def end(self) -> None:
         self._ended = True
         self._closed.set()
         self._tickets.release()
         for waiting in self._queues[:-1]:
             waiting.put(_END)
-        before_joining()
-        for thread in self._threads:
-            if thread is not threading.current_thread() and not self.stuck:
-                thread.join()
+
+    def join(self, deadline: float) -> None:
+        join(self._threads, deadline)
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError):
@@ -144,10 +133,3 @@ def _work(
         if isinstance(item, _Failed):
             break
     out.put(_END)
-
-
-@atexit.register
-def _close_all() -> None:
-    # Daemon threads inside native code must not meet the interpreter's end.
-    for stages in list(Stages._alive):
-        stages.close()

@@ -86,7 +86,7 @@ def test_an_error_comes_where_its_item_would(where):
     assert stages.next(5) == 4
     with pytest.raises(KeyError, match="the cause"):
         stages.next(5)
-    assert not ours()
+    eventually(lambda: not ours())
     with pytest.raises(StopIteration):
         stages.next(5)
 
@@ -113,15 +113,6 @@ def test_closing_in_the_middle_and_dropping_leave_no_thread():
     del stages
     gc.collect()
     assert not ours()
-
-
-def test_closing_wakes_a_step_that_waits_for_something_else():
-    waiting = threading.Event()
-    stages = run([1], [lambda x: waiting.wait(30)])
-    time.sleep(0.05)
-    begun = time.monotonic()
-    stages.close(before_joining=waiting.set)
-    assert time.monotonic() - begun < 10
 
 
 def test_buffers_come_back_only_when_nobody_holds_them():
