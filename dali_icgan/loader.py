@@ -447,7 +447,7 @@ class DataLoader:
             self._warned = True
             error = next(iter(self._engine.errors.values()))
             warnings.warn(
-                f"{error}; it is replaced by the next readable sample (see loader.errors for all)", stacklevel=4
+                f"{error}; it is replaced by the next readable sample (see loader.errors for all)", stacklevel=3
             )
 
 

@@ -457,6 +457,7 @@ def test_a_bad_file_is_replaced_and_its_neighbours_are_untouched(load, tmp_path,
     with pytest.warns(UserWarning, match="003.jpg") as said:
         got = rows_of(loader)
     assert len(said) == 1
+    assert said[0].filename == __file__  # the line of the loop, not one of ours
     assert len(got) == N
     (extra,) = set(got) - set(want)
     assert set(want) - set(got) == {(bad, 0)}
