@@ -407,7 +407,7 @@ class DAICGAN:
         made = None
         if len(hit) and self.source == "neighbour":
             for i, pixels in zip(hit, self._retrieve(decision.row[hit]), strict=True):
-                images_of[i] = pixels.to(device)
+                images_of[i] = pixels if device.type == "cpu" else upload(pixels.numpy(), device)
                 sizes[i] = pixels.shape[:2]
         elif len(hit):
             h = self.gather(decision.row[hit]) if self.bank is not None else self.features(real.take(hit))
