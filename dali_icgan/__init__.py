@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dali_icgan import fn
     from dali_icgan._native import build_info
     from dali_icgan.augment import DAICGAN, EvalTransform, FeatureBank, TrainTransform
     from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
@@ -24,6 +25,7 @@ __all__ = [
     "Generator",
     "TrainTransform",
     "build_info",
+    "fn",
     "load_extractor",
     "load_generator",
 ]
@@ -40,6 +42,7 @@ _MODULES = {
     "Generator": "engine",
     "TrainTransform": "augment",
     "build_info": "_native",
+    "fn": "fn",
     "load_extractor": "engine",
     "load_generator": "engine",
 }
@@ -49,7 +52,8 @@ def __getattr__(name: str) -> Any:
     # Names come when they are asked for: importing torch takes seconds, and a command's --help needs none of it.
     if name not in _MODULES:
         raise AttributeError(f"module 'dali_icgan' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"dali_icgan.{_MODULES[name]}"), name)
+    module = importlib.import_module(f"dali_icgan.{_MODULES[name]}")
+    value = module if name == _MODULES[name] else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dali_icgan.augment.arrays import describe, is_array
 from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.plan import RowKeys, Stream, replaced, resolve_p
 from dali_icgan.augment.transform import EvalTransform, TrainTransform, Windows
@@ -23,6 +24,8 @@ from dali_icgan.ops import assemble, randint, truncated_normal
 Transform = TrainTransform | EvalTransform
 Probability = float | Callable[[int], float]
 ClassMap = Mapping[int, int] | Sequence[int] | npt.NDArray[np.int64]
+# Tensors, or arrays of another library: see dali_icgan.augment.arrays.
+Images = Sequence[Any] | torch.Tensor | Any
 
 
 @dataclass(frozen=True)
@@ -344,7 +347,7 @@ class DAICGAN:
 
     def __call__(
         self,
-        images: Sequence[torch.Tensor] | torch.Tensor,
+        images: Images,
         keys: torch.Tensor | npt.NDArray[np.int64] | Sequence[int],
         labels: torch.Tensor | npt.NDArray[np.int64] | Sequence[int] | None = None,
         epoch: int = 0,
@@ -357,7 +360,8 @@ class DAICGAN:
         """Augment a batch of images outside the DataLoader.
 
         Args:
-            images: a list of uint8 HWC tensors, or uint8 ``[n, 3, h, w]``, or float ``[n, 3, h, w]`` in [0, 1].
+            images: a list of uint8 HWC, or one array ``[n, 3, h, w]``, uint8, or floating point in [0, 1]. Torch tensors, or arrays
+                of NumPy, CuPy and whatever else has ``__dlpack__`` or ``__cuda_array_interface__``, read where they are.
             keys: int64 ``[n]`` (indices in the bank's dataset order) or ``[n, 2]`` (index, repeat): what the random draws of a row
                 depend on, with seed, epoch and view. Give each image's own index in its dataset: the places in a batch would draw
                 the same in every batch.
@@ -370,11 +374,16 @@ class DAICGAN:
 
         Returns:
             images ``[n, 3, s, s]`` on the images' device, labels int64 ``[n]``, and info: numpy arrays index, repeat, replaced
-            ``[n]``, box ``[n, 4]`` (top, left, height, width in the image that was cropped), flip ``[n]``.
+            ``[n]``, box ``[n, 4]`` (top, left, height, width in the image that was cropped), flip ``[n]``. Images and labels are
+            torch tensors; ``cupy.from_dlpack(images)`` shares their memory.
 
         Raises:
             ValueError, TypeError: an argument is not as above.
             DecodeError: a replaced row has no feature in the bank, or a neighbour's file is unreadable.
+            DeviceError: an array is on a CUDA device, and torch sees none.
+
+        Stream: torch's current stream of the images' device. Arrays of another library are waited for there, not on the host; their
+            memory must not be used again before that stream has passed.
         """
         transform = TrainTransform() if transform is None else transform
         if not isinstance(transform, (TrainTransform, EvalTransform)):
@@ -398,7 +407,7 @@ class DAICGAN:
         made = None
         if len(hit) and self.source == "neighbour":
             for i, pixels in zip(hit, self._retrieve(decision.row[hit]), strict=True):
-                images_of[i] = pixels.to(device)
+                images_of[i] = pixels if device.type == "cpu" else upload(pixels.numpy(), device)
                 sizes[i] = pixels.shape[:2]
         elif len(hit):
             h = self.gather(decision.row[hit]) if self.bank is not None else self.features(real.take(hit))
@@ -523,37 +532,37 @@ class _Real:
         regions: uint8 HWC, one a row; empty for floats.
     """
 
-    def __init__(self, images: Sequence[torch.Tensor] | torch.Tensor) -> None:
+    def __init__(self, images: Images) -> None:
         self.floats: torch.Tensor | None = None
         self.regions: list[torch.Tensor] = []
-        if isinstance(images, torch.Tensor):
-            if images.ndim != 4 or images.shape[1] != 3:
-                raise ValueError(f"images must be [n, 3, h, w], got {list(images.shape)}")
-            self.device = images.device
-            if images.dtype == torch.uint8:
-                self.regions = list(images.permute(0, 2, 3, 1).contiguous())
-            elif images.dtype in (torch.float32, torch.float16, torch.bfloat16):
-                self.floats = images.detach()
-                # On CUDA looking would be a wait for the device.
-                if images.numel() and images.device.type == "cpu" and not 0 <= images.min() <= images.max() <= 1:
-                    raise ValueError(
-                        f"images must be in [0, 1] and not normalised yet, got {images.min():.4g} to {images.max():.4g}"
-                    )
-            else:
-                raise TypeError(f"images must be uint8, float32, float16 or bfloat16, got {images.dtype}")
+        if is_array(images):
+            given = describe("images", images)
+            if len(given.shape) != 4 or given.shape[1] != 3:
+                raise ValueError(f"images must be [n, 3, h, w], got {list(given.shape)}")
+            if given.dtype not in (torch.uint8, torch.float32, torch.float16, torch.bfloat16):
+                raise TypeError(f"images must be uint8, float32, float16 or bfloat16, got {given.dtype}")
+            tensor = given.tensor().detach()
+            self.device = tensor.device
+            if tensor.dtype == torch.uint8:
+                self.regions = list(tensor.permute(0, 2, 3, 1).contiguous())
+                return
+            self.floats = tensor
+            # On CUDA looking would be a wait for the device.
+            if tensor.numel() and tensor.device.type == "cpu" and not 0 <= tensor.min() <= tensor.max() <= 1:
+                raise ValueError(
+                    f"images must be in [0, 1] and not normalised yet, got {tensor.min():.4g} to {tensor.max():.4g}"
+                )
             return
-        self.regions = list(images)
-        for i, image in enumerate(self.regions):
-            if (
-                not isinstance(image, torch.Tensor)
-                or image.dtype != torch.uint8
-                or image.ndim != 3
-                or image.shape[2] != 3
-            ):
-                got = f"{image.dtype} {list(image.shape)}" if isinstance(image, torch.Tensor) else type(image).__name__
+        listed = []
+        for i, image in enumerate(images):
+            each = describe(f"images[{i}]", image) if is_array(image) else None
+            if each is None or each.dtype != torch.uint8 or len(each.shape) != 3 or each.shape[2] != 3:
+                got = type(image).__name__ if each is None else f"{each.dtype} {list(each.shape)}"
                 raise TypeError(f"images[{i}] must be a uint8 tensor [h, w, 3], got {got}")
+            listed.append(each)
+        regions = [each.tensor() for each in listed]
         # Rows may be apart, a row's pixels not.
-        self.regions = [image if image.stride()[1:] == (3, 1) else image.contiguous() for image in self.regions]
+        self.regions = [image if image.stride()[1:] == (3, 1) else image.contiguous() for image in regions]
         self.device = self.regions[0].device if self.regions else torch.device("cpu")
 
     def __len__(self) -> int:

@@ -363,3 +363,41 @@ def test_class_map_is_demanded_outside_a_loader(conditional, bank, images):
         ValueError, match="class_map must be given for a class-conditional generator outside a DataLoader"
     ):
         di.DAICGAN(generator=conditional, bank=bank)(images, range(12))
+
+
+def test_in_a_training_loop_behind_torchs_loader(generator, extractor, images):
+    augment = di.DAICGAN(generator=generator, extractor=extractor, p=0.5, microbatch=2)
+    dataset = [(image, i % 3, i) for i, image in enumerate(images)]
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=5, shuffle=True, collate_fn=lambda rows: tuple(zip(*rows, strict=True))
+    )
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * SIZE * SIZE, 3))
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.01)
+    before = model[1].weight.detach().clone()
+    for epoch in range(2):
+        want = augment(images, keys(), None, epoch, TRANSFORM)[0]
+        for photographs, labels, index in loader:
+            with torch.autocast("cpu", torch.bfloat16):
+                batch, targets, _ = augment(photographs, index, labels, epoch, TRANSFORM)
+                loss = torch.nn.functional.cross_entropy(model(batch), targets)
+            assert torch.equal(batch, want[list(index)])
+            assert batch.dtype == torch.float32
+            assert not batch.requires_grad
+            assert targets.tolist() == list(labels)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    assert loss.isfinite()
+    assert not torch.equal(model[1].weight, before)
+
+
+def test_inference_mode_and_gradients_around_a_call_change_nothing(generator, extractor, images):
+    augment = di.DAICGAN(generator=generator, extractor=extractor, p=1.0, microbatch=2)
+    want = augment(images, keys(), None, 0, TRANSFORM)[0]
+    with torch.inference_mode():
+        assert torch.equal(augment(images, keys(), None, 0, TRANSFORM)[0], want)
+    with torch.no_grad():
+        assert torch.equal(augment(images, keys(), None, 0, TRANSFORM)[0], want)
+    square = torch.stack([image[:40, :40].permute(2, 0, 1) for image in images]).float() / 255
+    out = augment(square.requires_grad_(), keys(), None, 0, TRANSFORM)[0]
+    assert not out.requires_grad
