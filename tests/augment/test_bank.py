@@ -797,7 +797,9 @@ def test_a_wrong_k_of_the_same_class_is_named(built, k):
 def test_exif_is_compared_where_it_is_known(built, photos):
     samples = as_samples(photos)
     built.check_against(samples, exif=False)
-    with pytest.raises(ValueError, match=rf"bank {built.path} must be of images seen with exif=True, .* got exif=False"):
+    with pytest.raises(
+        ValueError, match=rf"bank {built.path} must be of images seen with exif=True, .* got exif=False"
+    ):
         built.check_against(samples, exif=True)
     unknown = FeatureBank.from_arrays(unit(21, 4), samples.keys, samples.labels)
     assert unknown.exif is None
