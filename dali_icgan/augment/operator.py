@@ -93,7 +93,7 @@ class DAICGAN:
         class_map: for a class-conditional generator, its class for each class of the dataset: a sequence or a mapping. None: found
             when folder names are WordNet ids and the generator knows the 1000 of ImageNet, or the same when both have as many.
         view_p: one p a view, where views differ; None: p for all.
-        generated_transform: for the rows replaced; None: the loader's.
+        generated_transform: for the rows replaced; None: the loader's. Of a neighbour retrieved, the crop and flip alone.
         microbatch: rows a generator call has, always (the last one is padded); None: on the CPU 32 up to 64 px and 4 above, on CUDA
             64. Pixels are a function of it, of the thread count and of the machine's instruction set, and of nothing else.
         seed: of the random draws, where no loader gives its own.

@@ -286,6 +286,24 @@ def test_retrieval_of_the_same_class(generator, extractor, tmp_path):
         assert torch.equal(shown[i], alone[want])
 
 
+def test_a_neighbour_retrieved_is_cropped_by_generated_transform_and_normalised_as_a_photograph(
+    generator, extractor, tmp_path
+):
+    folder = make_folder(tmp_path / "photos", 2)
+    bank = di.FeatureBank.build(folder, extractor.at_resolution(32), tmp_path / "bank", progress=False)
+    originals = di.data.ImageDecoder(1).decode([as_samples(folder).read(i) for i in range(6)])
+    own = di.EvalTransform(32, 32, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7))
+    options = {"generator": None, "bank": bank, "p": 0.5, "source": "neighbour", "k": 3}
+    shown, _, info = di.DAICGAN(**options, generated_transform=own)(originals, range(6), None, 0, TRANSFORM)
+    real, _, _ = di.DAICGAN(**options)(originals, range(6), None, 0, TRANSFORM)
+    photographs = di.EvalTransform(32, 32)  # normalised as TRANSFORM does
+    whole, _, _ = di.DAICGAN(**options)(originals, range(6), None, 0, photographs)
+    replaced = info["replaced"]
+    assert 0 < replaced.sum() < 6
+    assert torch.equal(shown[replaced], whole[replaced])
+    assert torch.equal(shown[~replaced], real[~replaced])
+
+
 def test_retrieval_turns_images_as_the_bank_was(generator, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
