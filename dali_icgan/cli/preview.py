@@ -219,11 +219,9 @@ def _seen(
     """One column: what a training step is given, and of each replaced row what it was made of."""
     delivery = loader.replay_batch(epoch, chosen, view=view)
     images, replaced = delivery.images[0], delivery.info["replaced"]
-    real = displayed(images, loader.transform)
-    style = (
-        augment.generated_transform if augment.source == "generator" else None
-    )  # a neighbour is normalised as a photograph
-    made = displayed(images, style or loader.transform)
+    # A neighbour is normalised as the photograph that it is.
+    style = augment.generated_transform if augment.source == "generator" else None
+    real, made = displayed(images, loader.transform), displayed(images, style or loader.transform)
     index = np.array(chosen)
     keys = RowKeys(loader.seed, epoch, index, np.zeros_like(index), view)
     decision = augment.decide(binding, keys, dataset.labels[index], augment.p_of(epoch, view))
@@ -265,7 +263,9 @@ def _neighbours(
         pixels = decoder.decode([Path(path).read_bytes() if index is None else dataset.read(index)])[0]
         if isinstance(pixels, str):
             raise DecodeError(path, -1 if index is None else index, pixels)
-        return Cell(pixels.numpy(), note=_class_name(dataset, bank.labels[row]))
+        # The bank may have classes that this dataset lacks: their folders name them.
+        name = Path(bank.keys[row]).parent.name if index is None else _class_name(dataset, dataset.labels[index])
+        return Cell(pixels.numpy(), note=name)
 
     rows = [[cell(int(row)) for row in found] for found in near]
     of = " of its own class" if augment.same_class else ""
@@ -315,7 +315,7 @@ def _warning(augment: DAICGAN, generator: Generator | None) -> str:
         return untrained(generator)
     extractor = augment.extractor
     if extractor is not None and not extractor.trained:
-        return f"extractor: {Path(extractor.source).name}, UNTRAINED random weights (its neighbours are alike in colour at best)"
+        return f"extractor: {Path(extractor.source).name}, UNTRAINED random weights (what it calls near is alike in colour at best)"
     return ""
 
 
@@ -324,7 +324,8 @@ def _interval(transform: TrainTransform) -> str:
 
 
 def _class_name(dataset: Samples, label: int | np.int64) -> str:
-    return dataset.classes[label] if dataset.classes else f"class {label}"
+    names = dataset.classes or []
+    return names[label] if label < len(names) else f"class {label}"
 
 
 def _row(dataset: Samples, index: int, cells: Sequence[Cell | None]) -> Row:

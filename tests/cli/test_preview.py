@@ -118,6 +118,23 @@ def test_neighbours_are_shown_and_numbered(folder, bank, same_class):
     page.draw()
 
 
+def test_neighbours_of_classes_that_the_folder_lacks(folder, bank, tmp_path):
+    # The same files, but class 0 is coffee here, which is 2 in the bank.
+    (tmp_path / "coffee").symlink_to(folder / "coffee")
+    augment = DAICGAN(generator=None, bank=bank, p=1.0, source="neighbour", k=11)
+    page, names = page_of(tmp_path, augment), as_samples(folder).classes
+    for row, index in zip(page.rows, chosen(page), strict=True):
+        near = bank.neighbours(5)[8 + index]
+        assert [cell.note for cell in row.cells[1:6]] == [names[bank.labels[other]] for other in near]
+
+
+def test_an_untrained_extractor_is_said_of_retrieval(folder, bank, extractor):
+    augment = DAICGAN(generator=None, bank=bank, extractor=extractor.at_resolution(32), source="neighbour", k=3)
+    page = page_of(folder, augment)
+    assert page._warning[0].startswith("extractor: embedded, UNTRAINED random weights")
+    assert page_of(folder, DAICGAN(generator=None, bank=bank, source="neighbour", k=3))._warning == []
+
+
 def test_a_generations_neighbour_is_numbered_and_a_random_one_named(folder, bank, generator):
     page = page_of(folder, DAICGAN(generator=generator, bank=bank, p=1.0, condition="neighbour", k=2))
     assert sections(page)[1] == ("its 2 nearest neighbours", ["1", "2"])
@@ -139,6 +156,12 @@ def test_classes_stand_below_generations(folder, bank, classy, labels):
             assert row.cells[1 + epoch].note == (want if hit else "")
             notes.add(row.cells[1 + epoch].note)
     assert len(notes) > 2
+
+
+def test_a_drawn_class_that_the_folder_lacks_has_its_number(folder, bank, classy):
+    augment = DAICGAN(generator=load_generator(classy, "cpu"), bank=bank, p=1.0, labels="random", class_map=[0] * 40)
+    notes = {cell.note for row in page_of(folder, augment).rows for cell in row.cells[1:]}
+    assert any(note.startswith("label: class ") for note in notes)
 
 
 def test_whole_generations_are_of_the_same_settings(folder, bank, classy):
