@@ -200,9 +200,8 @@ class DAICGAN:
         self.microbatch = microbatch or 1
         self._decoder: ImageDecoder | None = None
         if bank is not None and (condition == "neighbour" or source == "neighbour"):
-            bank.neighbours(
-                k, same_class
-            )  # now, where it is seen to take its time, and where a k that is too large is an error
+            # Now, where it is seen to take its time, and where a k that is too large is an error.
+            bank.neighbours(k, same_class)
 
     def __repr__(self) -> str:
         given = f"generator={self.generator}, extractor={self.extractor}, bank={self.bank}"
