@@ -137,7 +137,7 @@ class Engine(Background):
         self._memory_format = memory_format
         self._seed = seed
         self._on_error = on_error
-        self._binding = None if augment is None else augment.bind(samples, seed)
+        self._binding = None if augment is None else augment.bind(samples, seed, exif)
         threads = threads or available_threads()
         self._reader = Reader(samples, threads, exif=exif, max_pixels=max_pixels)
         self._decoder = ImageDecoder(threads, device=device, exif=exif, max_pixels=max_pixels)

@@ -58,7 +58,7 @@ class DataLoader:
         remainder: where samples do not divide by ranks: "pad" (default with shuffle), "uneven" (default without), "drop".
         on_error: "skip": an unreadable sample is replaced by the next readable one of this rank's order; "raise": a DecodeError.
         max_pixels: an image with more is an error, before it is decoded.
-        exif: rotate as EXIF says.
+        exif: rotate as EXIF says; a bank must be of images seen so.
         return_info: yield a dict of numpy arrays as well: index, repeat, path, label, and replaced, box, flip (with a leading axis of
             views where there are several).
 

@@ -23,6 +23,9 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2 import functional as tv
 
 import dali_icgan as di
+from dali_icgan.augment.plan import RowKeys, Stream
+from dali_icgan.models.generator import GeneratorConfig, ICGenerator
+from dali_icgan.ops import randint, uniform
 from tests.photos import jpeg, make_folder, patch
 
 pytestmark = pytest.mark.dali
@@ -431,6 +434,168 @@ def test_a_sample_that_the_bank_lacks_goes_to_on_error(load, tmp_path, generator
     assert [error.path for error in loader.errors] == [str(broken)]
     with pytest.raises(di.DecodeError, match="has no feature in the bank"):
         list(load(photos, augment=augment, on_error="raise"))
+
+
+# ---------------------------------------------------------------------- settings (the operator's own: tests/augment/test_settings.py)
+
+
+def decision_of(loader, epoch=0, view=0):
+    """Each sample's uniform number, which decides whether it is replaced, and the keys of the other draws."""
+    keys = RowKeys(loader.seed, epoch, np.arange(N), np.zeros(N, np.int64), view)
+    return uniform(keys, Stream.REPLACE)[:, 0], keys
+
+
+def test_view_p_and_p_of_the_epoch_decide_exactly_the_rows_below_them(load, generator, bank):
+    called = set()
+
+    def rising(epoch):
+        called.add(epoch)
+        return epoch / 4
+
+    augment = di.DAICGAN(generator=generator, bank=bank, view_p=(0, 1, rising))
+    loader = load(augment=augment, views=3, return_info=True)
+    for epoch in (1, 3):
+        loader.set_epoch(epoch)
+        replaced = np.concatenate([info["replaced"] for *_, info in loader], 1)
+        assert not replaced[0].any()
+        assert replaced[1].all()
+        assert np.array_equal(replaced[2], decision_of(loader, epoch, 2)[0] < epoch / 4)
+    assert called == {1, 3}
+
+
+def test_labels_of_views_are_the_samples_own(load, generator, bank):
+    for images, labels, info in load(
+        augment=di.DAICGAN(generator=generator, bank=bank, p=0.5), views=3, return_info=True
+    ):
+        assert [len(view) for view in images] == [len(labels)] * 3
+        assert labels.tolist() == [index // 8 for index in info["index"]]
+
+
+def test_generated_transform_leaves_real_rows_bit_equal(load, generator, bank):
+    own = di.EvalTransform(32, 32, mean=(0, 0, 0), std=(1, 1, 1))
+    plain = rows_of(load(augment=di.DAICGAN(generator=generator, bank=bank, p=0.5), return_info=True))
+    styled = di.DAICGAN(generator=generator, bank=bank, p=0.5, generated_transform=own)
+    got = rows_of(load(augment=styled, return_info=True))
+    whole = rows_of(load(augment=styled, transform=own, return_info=True))
+    assert 0 < sum(row[2] for row in got.values()) < N
+    for key, (pixels, label, replaced) in got.items():
+        assert (label, replaced) == plain[key][1:]
+        assert torch.equal(pixels, (whole if replaced else plain)[key][0])
+
+
+@pytest.fixture(scope="module")
+def classy(generator):
+    """A class-conditional generator of three classes, with random weights."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(
+        resolution=32,
+        channels=8,
+        z_chunk=4,
+        feature_dim=generator.feature_dim,
+        shared_dim_feat=16,
+        n_classes=3,
+        shared_dim=8,
+        class_conditional=True,
+    )
+    return di.load_generator(ICGenerator(config).eval().state_dict(), device="cpu")
+
+
+def test_random_labels_are_returned_and_conditioned_on(load, classy, bank):
+    augment = di.DAICGAN(generator=classy, bank=bank, p=0.6, labels="random", class_map=[2, 0, 1])
+    loader = load(augment=augment, return_info=True)
+    rows = rows_of(loader)
+    u, keys = decision_of(loader)
+    drawn = randint(keys, Stream.LABEL, 3)
+    # With own labels a row is the same where its own class was drawn, another one elsewhere.
+    own = rows_of(load(augment=di.DAICGAN(generator=classy, bank=bank, p=0.6, class_map=[2, 0, 1]), return_info=True))
+    for (index, _), (pixels, label, replaced) in rows.items():
+        assert replaced == (u[index] < 0.6)
+        assert label == (drawn[index] if replaced else index // 8)
+        assert own[index, 0][1] == index // 8
+        assert torch.equal(pixels, own[index, 0][0]) == (label == index // 8)
+    assert {row[1] for row in rows.values() if row[2]} == {0, 1, 2}
+
+
+def test_a_class_map_by_wordnet_ids(load, folder, generator, extractor, tmp_path):
+    torch.manual_seed(0)
+    config = GeneratorConfig(32, 8, 4, generator.feature_dim, 16, n_classes=1000, shared_dim=8, class_conditional=True)
+    model = di.load_generator(ICGenerator(config).eval().state_dict(), device="cpu")
+    # cup, tabby cat, astronaut's space shuttle: their order by folder is not that of the photographs' names.
+    ids = {"coffee": ("n07930864", 968), "chelsea": ("n02123045", 281), "astronaut": ("n04266014", 812)}
+    for name, (wordnet, _) in ids.items():
+        (tmp_path / wordnet).symlink_to(folder / name)
+    found = rows_of(load(tmp_path, augment=di.DAICGAN(generator=model, extractor=extractor, p=1.0), return_info=True))
+    given = di.DAICGAN(generator=model, extractor=extractor, p=1.0, class_map=[281, 812, 968])
+    same(found, rows_of(load(tmp_path, augment=given, return_info=True)))
+    wrong = di.DAICGAN(generator=model, extractor=extractor, p=1.0, class_map=[281, 812, 967])
+    other = rows_of(load(tmp_path, augment=wrong, return_info=True))
+    differ = {key[0] for key, row in found.items() if not torch.equal(row[0], other[key][0])}
+    assert differ == set(range(16, 24))
+
+
+@pytest.mark.parametrize("same_class", [False, True])
+def test_a_neighbours_features_are_those_of_the_row_drawn(load, generator, bank, monkeypatch, same_class):
+    augment = di.DAICGAN(generator=generator, bank=bank, p=0.7, condition="neighbour", k=9, same_class=same_class)
+    gathered = []
+    real = augment.gather
+    monkeypatch.setattr(augment, "gather", lambda rows: gathered.extend(rows.tolist()) or real(rows))
+    loader = load(augment=augment, return_info=True)
+    rows = rows_of(loader)
+    near = bank.neighbours(9, same_class=same_class)
+    draw = randint(decision_of(loader)[1], Stream.NEIGHBOUR, 7 if same_class else 9)  # classes of eight
+    wanted = [near[index, draw[index]] for index in range(N) if rows[index, 0][2]]
+    assert sorted(gathered) == sorted(wanted)
+    if same_class:
+        assert [row // 8 for row in wanted] == [index // 8 for index in range(N) if rows[index, 0][2]]
+
+
+@pytest.mark.parametrize("subset", [False, True])
+def test_retrieval_of_the_same_class_shows_the_row_drawn(load, folder, bank, subset):
+    whole = di.EvalTransform(32, 32)
+    alone = rows_of(load(transform=whole, return_info=True))
+    augment = di.DAICGAN(generator=None, bank=bank, p=0.7, source="neighbour", k=20, same_class=True)
+    listed = ImageFolder(folder)
+    chosen = [17, 3, 9, 20, 0, 12] if subset else list(range(N))
+    loader = load(Subset(listed, chosen), transform=whole, augment=augment, return_info=True)
+    draw = randint(decision_of(loader)[1], Stream.NEIGHBOUR, 7)
+    near = bank.neighbours(20, same_class=True)
+    rows = rows_of(loader)
+    assert 0 < sum(row[2] for row in rows.values()) < len(chosen)
+    for (index, _), (pixels, label, replaced) in rows.items():
+        row = near[chosen[index], draw[index]] if replaced else chosen[index]
+        assert row // 8 == label == chosen[index] // 8
+        assert torch.equal(pixels, alone[row, 0][0])  # in a Subset too, a neighbour may lie outside of it
+
+
+def test_an_image_alone_in_its_class_is_named_when_the_loader_is_made(load, tmp_path, generator, extractor):
+    photos = make_folder(tmp_path / "photos", 2)
+    (photos / "coffee" / "001.jpg").unlink()
+    at = extractor.at_resolution(generator.resolution)
+    bank = di.FeatureBank.build(photos, at, tmp_path / "bank", progress=False)
+    augment = di.DAICGAN(generator=generator, bank=bank, condition="neighbour", k=2, same_class=True)
+    with pytest.raises(ValueError, match=r"got none of coffee beside .*coffee/000.jpg"):
+        load(photos, augment=augment)
+
+
+def test_a_target_transform_that_parts_the_banks_classes_is_refused(load, folder, bank):
+    augment = di.DAICGAN(generator=None, bank=bank, source="neighbour", k=3, same_class=True)
+    joined = ImageFolder(folder, target_transform=lambda label: min(label, 1))
+    labels = torch.cat([labels for _, labels in load(joined, augment=augment)])
+    assert labels.tolist() == [0] * 8 + [1] * 16
+    flipped = iter([0, 1] * N)
+    parted = ImageFolder(folder, target_transform=lambda label: next(flipped))
+    with pytest.raises(ValueError, match=r"whose class 0 must have one label in ImageFolder.*, got 0 for .* and 1 for"):
+        load(parted, augment=augment)
+
+
+@pytest.mark.parametrize("exif", [False, True])
+def test_exif_must_be_the_banks(load, folder, generator, extractor, tmp_path, exif):
+    at = extractor.at_resolution(generator.resolution)
+    bank = di.FeatureBank.build(folder, at, tmp_path / "bank", exif=exif, progress=False)
+    augment = di.DAICGAN(generator=generator, bank=bank)
+    load(augment=augment, exif=exif)
+    with pytest.raises(ValueError, match=rf"must be of images seen with exif={not exif}, .* got exif={exif}"):
+        load(augment=augment, exif=not exif)
 
 
 # ---------------------------------------------------------------------- bad files

@@ -34,14 +34,14 @@ class FeatureBank:
         present: bool ``[n]``; False where the image could not be read, see ``absent``.
         absent: why, by row.
         resolution, align_corners: how the extractor saw the images; None where it is not known.
-        exif: whether images were rotated as their EXIF orientation says.
+        exif: whether images were rotated as their EXIF orientation says; None where it is not known.
         extractor_fingerprint, dataset_fingerprint: of what it was built with; "" where it is not known.
         dtype: of the stored rows, float16 or float32.
         name, root: the dataset's.
         path: its folder; None in memory.
 
     On disk it is a folder: ``bank.json`` says what it is, ``features.npy`` ``[n, dim]``, ``keys.txt`` one a line, ``labels.npy``, and
-    ``neighbours_K_*.npy`` once they were asked for.
+    ``neighbours_K_*.npy`` or ``class_neighbours_K_*.npy`` once they were asked for.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class FeatureBank:
         self.present[list(self.absent)] = False
         self.resolution: int | None = meta["resolution"]
         self.align_corners: bool | None = meta["align_corners"]
-        self.exif: bool = meta["exif"]
+        self.exif: bool | None = meta["exif"]
         self.extractor_fingerprint: str = meta["extractor_fingerprint"]
         self.dataset_fingerprint: str = meta["dataset_fingerprint"]
         self.dtype = next(dtype for dtype, stored in files.DTYPES.items() if stored == features.dtype)
@@ -71,7 +71,8 @@ class FeatureBank:
         self.root: str | None = meta["root"]
         self.path = path
         self._row_of: dict[str, int] | None = None
-        self._neighbours: npt.NDArray[np.int64] = np.empty((self.n, 0), np.int64)
+        none = np.empty((self.n, 0), np.int64)
+        self._neighbours: dict[bool, npt.NDArray[np.int64]] = {False: none, True: none}  # True: of the same class
 
     def __len__(self) -> int:
         return self.n
@@ -195,6 +196,7 @@ class FeatureBank:
         *,
         resolution: int | None = None,
         align_corners: bool | None = None,
+        exif: bool | None = None,
         extractor_fingerprint: str = "",
         dataset_fingerprint: str = "",
         root: str | os.PathLike[str] | None = None,
@@ -208,8 +210,8 @@ class FeatureBank:
             keys: one a row.
             labels: int64 ``[n]``; None: zeros.
             absent: rows to leave out, with the reason.
-            resolution, align_corners, extractor_fingerprint, dataset_fingerprint, root, name: as the attributes; what is not given is
-                not checked later.
+            resolution, align_corners, exif, extractor_fingerprint, dataset_fingerprint, root, name: as the attributes; what is not
+                given is not checked later.
 
         Raises:
             ValueError: an argument is not as above, or a row is zero or not finite, which is named.
@@ -233,7 +235,7 @@ class FeatureBank:
             "absent": [(row, keys[row], reason) for row, reason in absent.items()],
             "resolution": resolution,
             "align_corners": align_corners,
-            "exif": False,
+            "exif": exif,
             "extractor_fingerprint": extractor_fingerprint,
             "dataset_fingerprint": dataset_fingerprint,
             "name": name,
@@ -279,13 +281,19 @@ class FeatureBank:
             )
         return moved
 
-    def check_against(self, samples: Samples, extractor: Extractor | None = None) -> npt.NDArray[np.int64]:
-        """Make sure that this bank is of these images, by this extractor; returns :meth:`rows_for` them.
+    def check_against(
+        self, samples: Samples, extractor: Extractor | None = None, exif: bool | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Make sure that this bank is of these images, by this extractor, rotated alike; returns :meth:`rows_for` them.
 
         Raises:
             ValueError: it is not; names what disagrees.
         """
         me = f"bank {self.path}" if self.path is not None else "bank"
+        if None not in (exif, self.exif) and exif != self.exif:
+            raise ValueError(
+                f"{me} must be of images seen with exif={exif}, as they are read here, got exif={self.exif}"
+            )
         if extractor is not None:
             if extractor.dim != self.dim:
                 raise ValueError(f"{me} must have the extractor's number of features {extractor.dim}, got {self.dim}")
@@ -346,52 +354,75 @@ class FeatureBank:
             features = unit_rows(features)
         return features.to(dtype)
 
-    def neighbours(self, k: int) -> npt.NDArray[np.int64]:
+    def neighbours(self, k: int, same_class: bool = False) -> npt.NDArray[np.int64]:
         """The k nearest rows of each row by Euclidean distance, itself and absent rows left out.
 
         Exact, by faiss where it is installed, else by torch. Computed at the first call and kept next to the bank where that is
-        writable: about 2 n^2 dim operations.
+        writable: about 2 n^2 dim operations, in one class after the other with ``same_class``. Rows at equal distance come in no
+        particular order.
 
         Args:
             k: 1 to the number of other rows that are present.
+            same_class: among the rows of the same label in ``labels``.
 
         Returns:
-            int64 ``[n, k]``, nearest first; -1 throughout for a row that is absent.
+            int64 ``[n, k]``, nearest first; -1 throughout for a row that is absent. With ``same_class`` a row whose class has fewer
+            than k others has all of them, then -1.
 
         Source: Casanova et al. 2021 (arXiv 2109.05070): an instance's neighbourhood is its k nearest by L2 on unit features.
         """
         most = int(self.present.sum()) - 1
         if not isinstance(k, (int, np.integer)) or not 1 <= k <= most:
             raise ValueError(f"k must be an integer in 1..{most}, the other rows that are present, got {k!r}")
-        if self._neighbours.shape[1] < k:
-            self._neighbours = self._stored_neighbours(k)
-        return self._neighbours[:, :k]
+        if self._neighbours[same_class].shape[1] < k:
+            self._neighbours[same_class] = self._stored_neighbours(k, same_class)
+        return self._neighbours[same_class][:, :k]
 
-    def _stored_neighbours(self, k: int) -> npt.NDArray[np.int64]:
+    def alone(self) -> npt.NDArray[np.bool_]:
+        """Whether a row is the only one of its label that is present, bool ``[n]``."""
+        _, of, count = np.unique(self.labels[self.present], return_inverse=True, return_counts=True)
+        found = np.zeros(self.n, bool)
+        found[self.present] = count[of] == 1
+        return found
+
+    def _stored_neighbours(self, k: int, same_class: bool) -> npt.NDArray[np.int64]:
         if self.path is None:
-            return self._found_neighbours(k)
-        digest = files.digest_of_rows(self._features)
-        for file in sorted(Path(self.path).glob(f"neighbours_*_{digest}.npy")):
-            width = int(file.name.split("_")[1])
+            return self._found_neighbours(k, same_class)
+        kind, digest = "neighbours", files.digest_of_rows(self._features)
+        if same_class:
+            kind, digest = "class_neighbours", f"{digest}_{files.digest_of_classes(self.labels, self.present)}"
+        for file in sorted(Path(self.path).glob(f"{kind}_*_{digest}.npy")):
+            width = int(file.name.removeprefix(f"{kind}_").split("_")[0])
             if width >= k:
                 return files.load_array(file, (self.n, width), "int64")
-        found = self._found_neighbours(k)
+        found = self._found_neighbours(k, same_class)
         try:
-            files.write_whole(Path(self.path) / f"neighbours_{k}_{digest}.npy", lambda file: np.save(file, found))
+            files.write_whole(Path(self.path) / f"{kind}_{k}_{digest}.npy", lambda file: np.save(file, found))
         except OSError as error:
             _log.warning("%s: the neighbours could not be kept (%s), they will be computed again", self.path, error)
         return found
 
-    def _found_neighbours(self, k: int) -> npt.NDArray[np.int64]:
+    def _found_neighbours(self, k: int, same_class: bool) -> npt.NDArray[np.int64]:
+        found = np.full((self.n, k), -1, np.int64)
         rows = np.flatnonzero(self.present)
+        groups = [rows]
+        if same_class:
+            rows = rows[np.argsort(self.labels[rows], kind="stable")]
+            groups = np.split(rows, np.flatnonzero(np.diff(self.labels[rows])) + 1)
+        for group in groups:
+            width = min(k, len(group) - 1)
+            if width > 0:
+                found[group, :width] = group[self._nearest_others(group, width)]
+        return found
+
+    def _nearest_others(self, rows: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.int64]:
+        """The k nearest of each of these rows among them, itself left out, as places in ``rows``: ``[m, k]``."""
         blocks = (self.gather(rows[i : i + _BASE], "cpu") for i in range(0, len(rows), _BASE))
         near = _nearest(blocks, len(rows), self.dim, k + 1)
         # A duplicate may come before the row itself, or crowd it out.
         own = near == np.arange(len(rows))[:, None]
         own[~own.any(1), -1] = True
-        found = np.full((self.n, k), -1, np.int64)
-        found[rows] = rows[near[~own].reshape(len(rows), k)]
-        return found
+        return near[~own].reshape(len(rows), k)
 
 
 def _nearest(blocks: Iterator[Tensor], n: int, dim: int, k: int) -> npt.NDArray[np.int64]:

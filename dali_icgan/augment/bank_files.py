@@ -149,6 +149,13 @@ def digest_of_rows(features: npt.NDArray[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
+def digest_of_classes(labels: npt.NDArray[np.int64], present: npt.NDArray[np.bool_]) -> str:
+    """Tells apart who is of one class with whom."""
+    digest = hashlib.sha256(labels.astype("<i8").tobytes())
+    digest.update(present.tobytes())
+    return digest.hexdigest()[:16]
+
+
 def check_rows(features: npt.NDArray[Any], keys: Sequence[str], absent: Collection[int], name: str) -> bool:
     """Whether all rows are of unit length.
 

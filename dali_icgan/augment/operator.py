@@ -88,13 +88,15 @@ class DAICGAN:
         condition: whose feature: "instance" (the row's own), "neighbour" (one of its k nearest in the bank), "random" (any in the
             bank: a control).
         k: neighbours, for "neighbour" and for retrieval.
+        same_class: those neighbours are the k nearest of the row's own class, all of it where it has fewer; False: of the whole bank.
+            Classes are those of ``bank.labels``.
         labels: "own", or "random": a class drawn uniformly, which conditions a class-conditional generator and is the label returned.
         source: "generator", or "neighbour": the row is replaced by the image of one of its k nearest neighbours, never itself (the
             retrieval control).
         class_map: for a class-conditional generator, its class for each class of the dataset: a sequence or a mapping. None: found
             when folder names are WordNet ids and the generator knows the 1000 of ImageNet, or the same when both have as many.
         view_p: one p a view, where views differ; None: p for all.
-        generated_transform: for the rows replaced; None: the loader's.
+        generated_transform: for the rows replaced; None: the loader's. Of a neighbour retrieved, the crop and flip alone.
         microbatch: rows a generator call has, always (the last one is padded); None: on the CPU 32 up to 64 px and 4 above, on CUDA
             64. Pixels are a function of it, of the thread count and of the machine's instruction set, and of nothing else.
         seed: of the random draws, where no loader gives its own.
@@ -116,6 +118,7 @@ class DAICGAN:
         truncation_mode: str = "cut",
         condition: str = "instance",
         k: int = 50,
+        same_class: bool = False,
         labels: str = "own",
         source: str = "generator",
         class_map: ClassMap | None = None,
@@ -132,6 +135,13 @@ class DAICGAN:
             raise ValueError(f"truncation must be a positive number, got {truncation!r}")
         if not (isinstance(k, int) and k >= 1):
             raise ValueError(f"k must be a positive integer, got {k!r}")
+        if not isinstance(same_class, bool):
+            raise TypeError(f"same_class must be True or False, got {same_class!r}")
+        if same_class and "neighbour" not in (condition, source):
+            raise ValueError(
+                'same_class=True limits neighbours: condition or source must be "neighbour", '
+                f'got condition="{condition}" and source="{source}"'
+            )
         if microbatch is not None and not (isinstance(microbatch, int) and microbatch >= 1):
             raise ValueError(f"microbatch must be a positive integer or None, got {microbatch!r}")
         for name, value in [("p", p), *((f"view_p[{i}]", each) for i, each in enumerate(view_p or ()))]:
@@ -157,6 +167,10 @@ class DAICGAN:
             raise ValueError("extractor or bank must be given: a generation is conditioned on features; got neither")
         if labels == "random" and (generator is None or not generator.class_conditional):
             raise ValueError('labels="random" needs a class-conditional generator, got a plain one')
+        if labels == "random" and source == "neighbour":
+            raise ValueError(
+                'labels="random" conditions a generator, and a neighbour keeps its label: source must be "generator"'
+            )
         if class_map is not None and (generator is None or not generator.class_conditional):
             raise ValueError("class_map is for a class-conditional generator, got a plain one")
         if extractor is not None and generator is not None:
@@ -175,6 +189,7 @@ class DAICGAN:
         self.truncation_mode = truncation_mode
         self.condition = condition
         self.k = k
+        self.same_class = same_class
         self.labels = labels
         self.source = source
         self.class_map = None if class_map is None else _class_map(class_map)
@@ -188,7 +203,8 @@ class DAICGAN:
         self.microbatch = microbatch or 1
         self._decoder: ImageDecoder | None = None
         if bank is not None and (condition == "neighbour" or source == "neighbour"):
-            bank.neighbours(k)  # now, where it is seen to take its time, and where a k that is too large is an error
+            # Now, where it is seen to take its time, and where a k that is too large is an error.
+            bank.neighbours(k, same_class)
 
     def __repr__(self) -> str:
         given = f"generator={self.generator}, extractor={self.extractor}, bank={self.bank}"
@@ -232,15 +248,18 @@ class DAICGAN:
 
     # ------------------------------------------------------------------ a dataset
 
-    def bind(self, samples: Samples, seed: int) -> Binding:
+    def bind(self, samples: Samples, seed: int, exif: bool | None = None) -> Binding:
         """Look up what a dataset's samples and classes are here.
 
         Raises:
-            ValueError: the bank is of another dataset, or classes cannot be matched.
+            ValueError: the bank is of another dataset, or its images were rotated otherwise, or classes cannot be matched; or, with
+                ``same_class``, an image is alone in its class, or the bank's classes are not the dataset's.
         """
         rows = None
         if self.bank is not None:
-            rows = self.bank.check_against(samples, self.extractor)
+            rows = self.bank.check_against(samples, self.extractor, exif)
+            if self.same_class:
+                _check_classes_of_bank(self.bank, samples, rows)
         class_map = None
         if self.generator is not None and self.generator.class_conditional:
             count = len(samples.classes) if samples.classes is not None else int(samples.labels.max()) + 1
@@ -274,9 +293,15 @@ class DAICGAN:
                 row = binding.rows[keys.index]
                 missing = hit & ((row < 0) | ~self.bank.present[row])
                 if self.condition == "neighbour" or self.source == "neighbour":
-                    near = self.bank.neighbours(self.k)
-                    pick = randint(keys, Stream.NEIGHBOUR, near.shape[1])
-                    row = np.where(missing, -1, near[np.where(missing, 0, row), pick])
+                    near = self.bank.neighbours(self.k, self.same_class)[np.where(missing, 0, row)]
+                    count = (near >= 0).sum(1)  # k, but for rows of small classes
+                    alone = np.flatnonzero(hit & ~missing & (count == 0))
+                    if len(alone):
+                        raise ValueError(
+                            _alone(self.bank.keys[row[alone[0]]], f"class {self.bank.labels[row[alone[0]]]}")
+                        )
+                    pick = randint(keys, Stream.NEIGHBOUR, np.maximum(count, 1))
+                    row = np.where(missing, -1, near[np.arange(len(row)), pick])
         label = labels
         if self.labels == "random":
             assert binding.class_map is not None
@@ -451,13 +476,15 @@ class DAICGAN:
         return str(Path(self.bank.root or ".") / self.bank.keys[row])
 
     def _retrieve(self, rows: npt.NDArray[np.int64]) -> list[torch.Tensor]:
+        assert self.bank is not None
+        exif = bool(self.bank.exif)
         if self._decoder is None:
-            self._decoder = ImageDecoder()
+            self._decoder = ImageDecoder(exif=exif)
         images: list[Encoded] = []
         for row in rows:
             path = self.bank_file(int(row))
             try:
-                images.append(encoded(Path(path).read_bytes()))
+                images.append(encoded(Path(path).read_bytes(), exif=exif))
             except (OSError, ValueError) as error:
                 raise DecodeError(path, int(row), str(error)) from error
         results = self._decoder.decode_regions(images, [(0, 0, image.height, image.width) for image in images])
@@ -628,6 +655,29 @@ def _class_map(given: ClassMap) -> npt.NDArray[np.int64]:
     if array.ndim != 1 or array.dtype.kind not in "iu":
         raise TypeError(f"class_map must be a sequence or mapping of integers, got {array.dtype} {list(array.shape)}")
     return array.astype(np.int64)
+
+
+def _check_classes_of_bank(bank: FeatureBank, samples: Samples, rows: npt.NDArray[np.int64]) -> None:
+    """``same_class``: every image has another of its class, and images of one class in the bank have one label in the dataset."""
+    labels, names = bank.labels[rows], samples.classes
+    order = np.argsort(labels, kind="stable")
+    of, own = labels[order], samples.labels[order]
+    clash = np.flatnonzero((of[1:] == of[:-1]) & (own[1:] != own[:-1]))
+    if len(clash):
+        a, b = (int(i) for i in order[clash[0] : clash[0] + 2])
+        raise ValueError(
+            f"same_class=True takes classes from the bank, whose class {labels[a]} must have one label in {samples.name}, got "
+            f"{samples.labels[a]} for {samples.path(a)} and {samples.labels[b]} for {samples.path(b)}"
+        )
+    alone = np.flatnonzero(bank.alone()[rows])
+    if len(alone):
+        first = int(alone[0])
+        label = int(samples.labels[first])
+        raise ValueError(_alone(samples.path(first), names[label] if names is not None else f"class {label}"))
+
+
+def _alone(path: str, name: str) -> str:
+    return f"same_class=True needs another image of every class in the bank, got none of {name} beside {path}"
 
 
 def _check_classes(class_map: npt.NDArray[np.int64], n_classes: int) -> None:

@@ -57,7 +57,7 @@ def _device(name: str | None) -> str | None:
 
 
 Device = Annotated[
-    str | None, typer.Option(callback=_device, help="cpu, cuda or cuda:N. [default: cuda where there is one]")
+    str | None, typer.Option(callback=_device, help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
 ]
 
 
@@ -94,27 +94,100 @@ def demo_command(
     run(out, folder, device, per_photograph, seconds)
 
 
+_PAGE, _WHAT, _HOW = "The page", "What images are replaced by", "How often, and how they are cropped"
+
+
 @app.command("preview")
 def preview_command(
     folder: Folder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.")] = Path("page.png"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.", rich_help_panel=_PAGE)] = Path(
+        "page.png"
+    ),
+    samples: Annotated[int, typer.Option(min=1, help="Rows of the page.", rich_help_panel=_PAGE)] = 8,
+    size: Annotated[int, typer.Option(min=8, help="Pixels of the training crop.", rich_help_panel=_PAGE)] = 224,
+    epoch: Annotated[int, typer.Option(min=0, help="The first epoch shown.", rich_help_panel=_PAGE)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the choice of samples and of every draw.", rich_help_panel=_PAGE)] = 0,
     generator: Annotated[
-        str, typer.Option(metavar="FILE|embedded", help="An IC-GAN checkpoint, or the small one inside the package.")
+        str,
+        typer.Option(
+            metavar="FILE|embedded",
+            help="An IC-GAN checkpoint, or the small one inside the package.",
+            rich_help_panel=_WHAT,
+        ),
     ] = "embedded",
     extractor: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|embedded",
-            help="The checkpoint that features come from. [default: embedded, with its generator]",
+            help="The checkpoint that features come from.",
+            show_default="embedded, with its generator",
+            rich_help_panel=_WHAT,
         ),
     ] = None,
-    bank: Annotated[Path | None, typer.Option(help="Stored features, of `dali-icgan features`.")] = None,
-    p: Annotated[float, typer.Option(help="How often an image is replaced: 0 to 1.")] = 1.0,
-    truncation: Annotated[float, typer.Option(help="Noise is N(0, 1) cut at twice this.")] = 0.7,
-    samples: Annotated[int, typer.Option(min=1, help="Rows of the page.")] = 8,
-    size: Annotated[int, typer.Option(min=8, help="Pixels of the training crop.")] = 224,
-    epoch: Annotated[int, typer.Option(min=0, help="The first epoch shown.")] = 0,
-    seed: Annotated[int, typer.Option(help="Of the choice of samples and of every draw.")] = 0,
+    bank: Annotated[
+        Path | None, typer.Option(help="Stored features, of `dali-icgan features`.", rich_help_panel=_WHAT)
+    ] = None,
+    source: Annotated[
+        str,
+        typer.Option(
+            metavar="generator|neighbour",
+            help="Generations, or real neighbours (the retrieval control; needs --bank).",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "generator",
+    condition: Annotated[
+        str,
+        typer.Option(
+            metavar="instance|neighbour|random",
+            help="Whose features: the image's own, a near one's, any one's (both need --bank).",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "instance",
+    k: Annotated[int, typer.Option(help="How many nearest neighbours are drawn from.", rich_help_panel=_WHAT)] = 50,
+    same_class: Annotated[
+        bool, typer.Option("--same-class", help="Only neighbours of the image's own class.", rich_help_panel=_WHAT)
+    ] = False,
+    labels: Annotated[
+        str,
+        typer.Option(
+            metavar="own|random",
+            help="The class that a class-conditional generator is given.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "own",
+    class_map: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help='The generator\'s class of each folder, as JSON: {"cat": 281, ...}.',
+            show_default="by WordNet ids, or the same number",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    truncation: Annotated[float, typer.Option(help="Noise is N(0, 1) cut at twice this.", rich_help_panel=_WHAT)] = 0.7,
+    p: Annotated[float, typer.Option(help="How often an image is replaced: 0 to 1.", rich_help_panel=_HOW)] = 1.0,
+    views: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Differently augmented images of each sample.",
+            show_default="1, or as many as --view-p has",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    view_p: Annotated[
+        str | None, typer.Option(metavar="P,P,...", help="A p for each view, in place of --p.", rich_help_panel=_HOW)
+    ] = None,
+    generated_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LEAST,MOST",
+            help="Area of the crop of what replaces an image.",
+            show_default="as images, 0.08,1",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    exif: Annotated[bool, typer.Option("--exif", help="Rotate images as EXIF says.")] = False,
     device: Device = None,
 ) -> None:
     """Draw what training would see of your images: originals, training crops, generations."""
@@ -126,12 +199,24 @@ def preview_command(
         generator=generator,
         extractor=extractor,
         bank=bank,
-        p=p,
-        truncation=truncation,
+        class_map=class_map,
+        settings={
+            "p": p,
+            "truncation": truncation,
+            "source": source,
+            "condition": condition,
+            "k": k,
+            "same_class": same_class,
+            "labels": labels,
+        },
+        generated_scale=generated_scale,
+        views=views,
+        view_p=view_p,
         samples=samples,
         size=size,
         epoch=epoch,
         seed=seed,
+        exif=exif,
         device=device,
     )
 
@@ -162,7 +247,13 @@ def features_command(
 
 @app.command("convert")
 def convert_command(
-    source: Annotated[Path, typer.Argument(metavar="IN.pth", help="An official generator or extractor checkpoint.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IN.pth|embedded",
+            help="An official generator or extractor checkpoint; or the small untrained generator inside the package.",
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],
 ) -> None:
     """Write a checkpoint as safetensors, which load quickly and cannot hold code; nothing is rounded."""

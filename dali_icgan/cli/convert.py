@@ -10,7 +10,8 @@ from dali_icgan.engine import convert
 
 def run(source: Path, out: Path) -> None:
     """Convert, and say what the file was."""
-    written = convert(source, out)
-    before, after = source.stat().st_size, out.stat().st_size
-    facts = [*checkpoint_facts(written), ("size", f"{megabytes(before)} -> {megabytes(after)}"), ("written", str(out))]
+    embedded = str(source) == "embedded"
+    written = convert("embedded" if embedded else source, out)
+    size = "" if embedded else f"{megabytes(source.stat().st_size)} -> "
+    facts = [*checkpoint_facts(written), ("size", size + megabytes(out.stat().st_size)), ("written", str(out))]
     Console().print(grid(facts))

@@ -28,19 +28,20 @@ _TITLE, _TEXT = 25, 15
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture, uint8 ``[h, w, 3]``, and whether it is a generation."""
+    """A picture, uint8 ``[h, w, 3]``, whether it takes the photograph's place, and a few words below it."""
 
     pixels: Pixels
     generated: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One sample: its class, its file, and a cell a column."""
+    """One sample: its class, its file, and a cell a column; None leaves it empty."""
 
     label: str
     detail: str
-    cells: Sequence[Cell]
+    cells: Sequence[Cell | None]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class Page:
         self._title = _shortened(title, _font(_TITLE, bold=True), inner)
         self._lines = [piece for line in lines for piece in _wrapped(line, _font(_TEXT), inner)]
         self._warning = _wrapped(warning, _font(_TEXT, bold=True), inner - 24) if warning else []
-        self._row_height = 24 + side + FRAME + 12
+        self._noted = any(cell is not None and cell.note for row in rows for cell in row.cells)
+        self._row_height = 24 + side + FRAME + 12 + (16 if self._noted else 0)
         head = _MARGIN + 42 + 22 * len(self._lines) + 40 + (22 * len(self._warning) + 32 if warning else 0)
         self._headings_top = head + 8
         self._top = self._headings_top + (56 if any(section.heading for section in sections) else 30)
@@ -109,7 +111,8 @@ class Page:
 
     def place(self, row: int, column: int) -> tuple[int, int, int, int]:
         """Where a cell's picture lies: left, top, right, bottom, the last two excluded."""
-        height, width = self._scaled_size(self.rows[row].cells[column].pixels)
+        cell = self.rows[row].cells[column]
+        height, width = (self._side, self._side) if cell is None else self._scaled_size(cell.pixels)
         left = self._group_left(row // self._per_group) + self._columns[column] + (self._side - width) // 2
         top = self._row_top(row) + 24 + (self._side - height) // 2
         return left, top, left + width, top + height
@@ -129,7 +132,10 @@ class Page:
             room = left + self._group_width - begin
             pen.text((begin, top + 1), _shortened(row.detail, _font(13), room), _QUIET, _font(13))
             for column, cell in enumerate(row.cells):
-                self._draw_cell(page, pen, cell, self.place(number, column))
+                if cell is not None:
+                    self._draw_cell(page, pen, cell, self.place(number, column))
+                    note = _shortened(cell.note, _font(11), self._side + _GAP - 4)
+                    pen.text((left + self._columns[column], top + 24 + self._side + FRAME + 1), note, _QUIET, _font(11))
         return page
 
     def _group_left(self, group: int) -> int:

@@ -63,8 +63,8 @@ def set_effective(layer: SpectralLinear, weight: Tensor) -> None:
     layer.u0.copy_(left[None, :, -1])
 
 
-def make_generator(features: Tensor, generator: torch.Generator) -> ICGenerator:
-    model = ICGenerator(GENERATOR)
+def make_generator(features: Tensor, generator: torch.Generator, config: GeneratorConfig = GENERATOR) -> ICGenerator:
+    model = ICGenerator(config)
     smooth = torch.tensor([0.5, 1.0, 0.5])
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
@@ -72,31 +72,37 @@ def make_generator(features: Tensor, generator: torch.Generator) -> ICGenerator:
             if module.weight.shape[2] == 3:
                 module.weight.data *= smooth[:, None] * smooth
     # Spectral norm would let a random generator hardly react to a feature: here the embedding is white, and the norms follow it.
-    dim = GENERATOR.shared_dim_feat
+    dim = config.shared_dim_feat
     mean = features.mean(0)
     _, gains, directions = torch.linalg.svd(features - mean, full_matrices=False)
     white = directions[:dim] * (len(features) ** 0.5 / gains[:dim, None])
     set_effective(model.shared_feat, white)
     model.shared_feat.bias.data = -(model.shared_feat.weight @ mean)
-    reaction = torch.cat(
-        [torch.full((dim,), 0.5 / dim**0.5), torch.full((GENERATOR.z_chunk,), 0.2 / GENERATOR.z_chunk**0.5)]
-    )
+    parts = [(dim, 0.5), (config.z_chunk, 0.2)]  # columns, and how much an image reacts to them
+    y = None
+    if config.class_conditional:
+        parts.insert(0, (config.shared_dim, 0.5))
+        y = torch.arange(len(features)) % config.n_classes
+    reaction = torch.cat([torch.full((columns,), share / columns**0.5) for columns, share in parts])
     for norm in model.modules():
         if isinstance(norm, ConditionalBatchNorm):
             for layer in (norm.gain, norm.bias):
                 set_effective(layer, torch.randn(layer.weight.shape, generator=generator) * reaction)
-    model.shared.weight.data.zero_()
+    if config.class_conditional:
+        nn.init.normal_(model.shared.weight)
+    else:
+        model.shared.weight.data.zero_()
     round_to_half(model)
     model.eval()
     for norm in model.modules():
         # The norms alone, not the spectral layers in them: those would forget their u0.
         norm.training = isinstance(norm, BatchNorm | ConditionalBatchNorm)
-    z = torch.randn(len(features), GENERATOR.dim_z, generator=generator)
-    for noise, h in zip(z.split(256), features.split(256), strict=True):
-        model(noise, h)
+    z = torch.randn(len(features), config.dim_z, generator=generator)
+    for rows in torch.arange(len(features)).split(256):
+        model(z[rows], features[rows], None if y is None else y[rows])
     model.eval()
     # Before the tanh: mean 0 and deviation 0.7 in every colour. ReLU passes a gain on.
-    before = torch.atanh(model(z[:512], features[:512]))
+    before = torch.atanh(model(z[:512], features[:512], None if y is None else y[:512]))
     norm, conv = model.output_layer[0], model.output_layer[2]
     assert isinstance(norm, BatchNorm)
     assert isinstance(conv, nn.Conv2d)

@@ -11,7 +11,7 @@ def convert(in_path: str | os.PathLike[str], out_path: str | os.PathLike[str]) -
     the same fingerprint. What no inference needs (classifier, projection head) is left out.
 
     Args:
-        in_path: any file that ``load_generator`` or ``load_extractor`` takes.
+        in_path: any file that ``load_generator`` or ``load_extractor`` takes; ``"embedded"``: the generator of that pair.
         out_path: the file to write, ending in ``.safetensors``.
 
     Returns:

@@ -681,3 +681,129 @@ def test_neighbours_that_cannot_be_kept_are_said(copy, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         assert bank.neighbours(2).shape == (21, 2)
     assert "the neighbours could not be kept ([Errno 28] No space left on device)" in caplog.text
+
+
+# ---------------------------------------------------------------------- neighbours of the same class
+
+
+def of_classes(sizes, dtype=torch.float32, **arguments):
+    """A bank with classes of these sizes, shuffled; labels are not 0, 1, 2, ..."""
+    labels = np.random.default_rng(0).permutation(np.repeat(7 * np.arange(len(sizes)) - 5, sizes))
+    x = unit(len(labels), 16).to(dtype)
+    return FeatureBank.from_arrays(x, [str(i) for i in range(len(labels))], labels, **arguments)
+
+
+def check_same_class(bank, k):
+    """Against brute force in float64; features must be distinct."""
+    x = torch.zeros(bank.n, bank.dim)
+    x[bank.present] = bank.gather(np.flatnonzero(bank.present), "cpu")
+    distance = torch.cdist(x.double(), x.double()).numpy()
+    got = bank.neighbours(k, same_class=True)
+    assert got.shape == (bank.n, k)
+    assert got.dtype == np.int64
+    for i in range(bank.n):
+        others = np.flatnonzero((bank.labels == bank.labels[i]) & bank.present)
+        others = others[others != i] if bank.present[i] else others[:0]
+        want = others[np.argsort(distance[i, others])][:k]
+        assert got[i].tolist() == want.tolist() + [-1] * (k - len(want))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 5, 59])
+def test_same_class_neighbours_are_those_of_brute_force(search, dtype, k):
+    # k = 5: classes of 1, 2, k, k + 1, k + 2 and several blocks.
+    check_same_class(of_classes([1, 2, 5, 6, 7, 41], dtype, absent={3: "lost", 17: "lost"}), k)
+
+
+@pytest.mark.parametrize("k", [3, 8])
+def test_duplicates_of_the_same_class_never_bring_back_the_row_itself(search, k):
+    x = torch.cat([unit(4, 8)] * 9)  # nine copies of four rows
+    labels = np.arange(36) // 18  # every copy is in both classes
+    near = FeatureBank.from_arrays(x, [str(i) for i in range(36)], labels).neighbours(k, same_class=True)
+    for i, row in enumerate(near):
+        assert i not in row
+        assert (labels[row] == labels[i]).all()
+        assert len(set(row)) == k
+        copies = int((np.arange(36)[labels == labels[i]] % 4 == i % 4).sum()) - 1
+        assert (row % 4 == i % 4).sum() == min(k, copies)
+        assert (row[: min(k, copies)] % 4 == i % 4).all()
+
+
+def test_a_class_that_only_absent_rows_share_has_no_neighbour(search):
+    bank = FeatureBank.from_arrays(unit(5, 16), list("abcde"), [4, 2, 4, 2, 4], absent={1: "lost"})
+    assert bank.neighbours(3, same_class=True)[[1, 3]].tolist() == [[-1] * 3] * 2
+
+
+def test_who_is_alone_in_its_class():
+    bank = FeatureBank.from_arrays(unit(6, 4), list("abcdef"), [3, -1, 3, 9, 8, 8], absent={4: "lost"})
+    assert bank.alone().tolist() == [False, True, False, True, False, True]
+    assert FeatureBank.from_arrays(unit(1, 4), ["a"]).alone().tolist() == [True]
+    assert FeatureBank.from_arrays(unit(1, 4), ["a"], absent={0: "lost"}).alone().tolist() == [False]
+
+
+def test_one_class_is_the_whole_bank(search):
+    bank = FeatureBank.from_arrays(unit(50, 16), [str(i) for i in range(50)])
+    assert np.array_equal(bank.neighbours(7, same_class=True), bank.neighbours(7))
+
+
+def test_same_class_neighbours_are_kept_and_never_mixed_up_with_the_plain_ones(copy, monkeypatch):
+    bank = FeatureBank.open(copy)
+    within, plain = np.array(bank.neighbours(6, same_class=True)), np.array(bank.neighbours(6))
+    assert not np.array_equal(within, plain)
+    assert sorted(p.name.split("_6_")[0] for p in copy.glob("*neighbours*")) == ["class_neighbours", "neighbours"]
+    assert np.array_equal(FeatureBank.open(copy).neighbours(8, same_class=True)[:, :6], within)
+    check_same_class(FeatureBank.open(copy), 8)
+    monkeypatch.setattr(FeatureBank, "_found_neighbours", lambda *_: pytest.fail("searched again"))
+    again = FeatureBank.open(copy)
+    for k in (6, 2):
+        assert np.array_equal(bank.neighbours(k, same_class=True), within[:, :k])
+        assert np.array_equal(again.neighbours(k, same_class=True), within[:, :k])
+        assert np.array_equal(again.neighbours(k), plain[:, :k])
+
+
+def test_kept_same_class_neighbours_of_other_labels_are_not_used(copy):
+    FeatureBank.open(copy).neighbours(6, same_class=True)
+    labels = np.load(copy / "labels.npy")[np.random.default_rng(0).permutation(21)]
+    np.save(copy / "labels.npy", labels)
+    edit(copy, list_digest=bank_files.digest_of_list((copy / "keys.txt").read_text().split("\n")[:-1], labels))
+    check_same_class(FeatureBank.open(copy), 6)
+
+
+def test_kept_same_class_neighbours_of_other_absent_rows_are_not_used(copy):
+    FeatureBank.open(copy).neighbours(6, same_class=True)
+    edit(copy, absent=[[4, FeatureBank.open(copy).keys[4], "lost"]])
+    check_same_class(FeatureBank.open(copy), 6)
+
+
+def test_same_class_neighbours_of_a_read_only_bank(copy, monkeypatch, caplog):
+    bank = FeatureBank.open(copy)
+
+    def refuse(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(bank_files, "write_whole", refuse)
+    with caplog.at_level(logging.WARNING):
+        check_same_class(bank, 4)
+    assert "the neighbours could not be kept ([Errno 30] Read-only file system)" in caplog.text
+    assert list(copy.glob("*neighbours*")) == []
+
+
+@pytest.mark.parametrize("k", [0, 21, 1.5])
+def test_a_wrong_k_of_the_same_class_is_named(built, k):
+    with pytest.raises(ValueError, match=rf"k must be an integer in 1..20, the other rows that are present, got {k}"):
+        built.neighbours(k, same_class=True)
+
+
+def test_exif_is_compared_where_it_is_known(built, photos):
+    samples = as_samples(photos)
+    built.check_against(samples, exif=False)
+    with pytest.raises(
+        ValueError, match=rf"bank {built.path} must be of images seen with exif=True, .* got exif=False"
+    ):
+        built.check_against(samples, exif=True)
+    unknown = FeatureBank.from_arrays(unit(21, 4), samples.keys, samples.labels)
+    assert unknown.exif is None
+    unknown.check_against(samples, exif=True)
+    known = FeatureBank.from_arrays(unit(21, 4), samples.keys, samples.labels, exif=True)
+    with pytest.raises(ValueError, match=r"bank must be of images seen with exif=False, .* got exif=True"):
+        known.check_against(samples, exif=False)

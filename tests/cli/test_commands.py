@@ -283,12 +283,22 @@ def test_convert_says_what_it_recognised(tmp_path, kind, read):
     assert "->" in said
 
 
+def test_convert_writes_the_embedded_generator(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said = run("convert", "embedded", "out.safetensors")
+    assert "generator, UNTRAINED" in said
+    assert "->" not in said
+    assert read_generator("out.safetensors").fingerprint == read_generator("embedded").fingerprint
+    assert not load_generator("out.safetensors", "cpu").trained
+
+
 @pytest.mark.parametrize(
     ("source", "out", "message"),
     [
         ("nowhere.pth", "out.safetensors", "there is no nowhere.pth"),
         ("text.pth", "out.safetensors", "text.pth is damaged, or no checkpoint of torch"),
         (str(EMBEDDED / "generator.safetensors"), "out.pth", "path must end in .safetensors, got out.pth"),
+        ("embedded", "out.pth", "path must end in .safetensors, got out.pth"),
     ],
 )
 def test_convert_of_bad_input(tmp_path, monkeypatch, source, out, message):

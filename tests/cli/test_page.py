@@ -115,3 +115,24 @@ def test_the_page_is_a_png_as_it_was_drawn(tmp_path):
     drawn.save(tmp_path / "page.png")
     with Image.open(tmp_path / "page.png") as read:
         assert (np.asarray(read) == np.asarray(drawn)).all()
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_notes_stand_below_their_cells_and_rows_make_room(noted):
+    note = "n" * 300 if noted else ""
+    rows = [Row("", "", [Cell(square(0)), Cell(square(9), True, note)]) for _ in range(2)]
+    page, plain = make(rows), make(two_cells(2))
+    assert page.height - plain.height == (32 if noted else 0)
+    drawn = np.asarray(page.draw())
+    left, top, right, bottom = page.place(0, 1)
+    below = drawn[bottom + FRAME : page.place(1, 1)[1] - 24, left : right + 8]
+    assert (below < 200).any() == noted
+    assert (drawn[top:bottom, left:right] == 9).all()
+    assert (drawn[bottom + FRAME :, right + 14 :] == 255).all()  # it ends before the next column would begin
+
+
+def test_an_empty_cell_is_paper():
+    page = make([Row("", "", [None, Cell(square(0))])])
+    left, top, right, bottom = page.place(0, 0)
+    assert (right - left, bottom - top) == (96, 96)
+    assert (np.asarray(page.draw())[top:bottom, left:right] == 255).all()
