@@ -11,7 +11,8 @@ import numpy.typing as npt
 import torch
 
 from dali_icgan.augment.generation import Generation, Job, generate_rows
-from dali_icgan.augment.operator import DAICGAN, Binding, Decision, Transform, chosen_windows, finish, upload
+from dali_icgan.augment.given import upload
+from dali_icgan.augment.operator import DAICGAN, Binding, Decision, Transform, chosen_windows, finish
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import Windows
 from dali_icgan.data import ImageDecoder, Samples

@@ -1,9 +1,7 @@
 """DA_IC-GAN as an operator: who is replaced, by a sample of what, and the finished batch."""
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +9,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from dali_icgan.augment.arrays import describe, is_array
 from dali_icgan.augment.bank import FeatureBank
+from dali_icgan.augment.classes import (
+    ClassMap,
+    alone_message,
+    check_class_map,
+    check_same_class,
+    checked_class_map,
+    found_class_map,
+)
+from dali_icgan.augment.given import GivenImages, Images, checked_labels, split_keys, upload
 from dali_icgan.augment.plan import RowKeys, Stream, replaced, resolve_p
 from dali_icgan.augment.transform import EvalTransform, TrainTransform, Windows
 from dali_icgan.data import ImageDecoder, Samples
@@ -23,9 +29,6 @@ from dali_icgan.ops import assemble, randint, truncated_normal
 
 Transform = TrainTransform | EvalTransform
 Probability = float | Callable[[int], float]
-ClassMap = Mapping[int, int] | Sequence[int] | npt.NDArray[np.int64]
-# Tensors, or arrays of another library: see dali_icgan.augment.arrays.
-Images = Sequence[Any] | torch.Tensor | Any
 
 
 @dataclass(frozen=True)
@@ -192,12 +195,12 @@ class DAICGAN:
         self.same_class = same_class
         self.labels = labels
         self.source = source
-        self.class_map = None if class_map is None else _class_map(class_map)
+        self.class_map = None if class_map is None else checked_class_map(class_map)
         self.generated_transform = generated_transform
         self.seed = seed
         self._check_dimensions()
         if generator is not None and self.class_map is not None:
-            _check_classes(self.class_map, generator.n_classes)
+            check_class_map(self.class_map, generator.n_classes)
         if microbatch is None and generator is not None:
             microbatch = 64 if generator.device.type == "cuda" else 32 if generator.resolution <= 64 else 4
         self.microbatch = microbatch or 1
@@ -259,13 +262,13 @@ class DAICGAN:
         if self.bank is not None:
             rows = self.bank.check_against(samples, self.extractor, exif)
             if self.same_class:
-                _check_classes_of_bank(self.bank, samples, rows)
+                check_same_class(self.bank, samples, rows)
         class_map = None
         if self.generator is not None and self.generator.class_conditional:
             count = len(samples.classes) if samples.classes is not None else int(samples.labels.max()) + 1
             class_map = self.class_map
             if class_map is None:
-                class_map = _found_class_map(samples.classes, count, self.generator.n_classes)
+                class_map = found_class_map(samples.classes, count, self.generator.n_classes)
             if len(class_map) < count:
                 raise ValueError(f"class_map must cover the dataset's {count} classes, got {len(class_map)}")
         return Binding(seed, rows, class_map)
@@ -298,7 +301,7 @@ class DAICGAN:
                     alone = np.flatnonzero(hit & ~missing & (count == 0))
                     if len(alone):
                         raise ValueError(
-                            _alone(self.bank.keys[row[alone[0]]], f"class {self.bank.labels[row[alone[0]]]}")
+                            alone_message(self.bank.keys[row[alone[0]]], f"class {self.bank.labels[row[alone[0]]]}")
                         )
                     pick = randint(keys, Stream.NEIGHBOUR, np.maximum(count, 1))
                     row = np.where(missing, -1, near[np.arange(len(row)), pick])
@@ -413,10 +416,10 @@ class DAICGAN:
         transform = TrainTransform() if transform is None else transform
         if not isinstance(transform, (TrainTransform, EvalTransform)):
             raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(transform).__name__}")
-        real = _Real(images)
+        real = GivenImages(images)
         n, device = len(real), real.device if len(real) else self.device
-        index, repeat = _split_keys(keys, n)
-        own = np.zeros(n, np.int64) if labels is None else _labels(labels, n)
+        index, repeat = split_keys(keys, n)
+        own = np.zeros(n, np.int64) if labels is None else checked_labels(labels, n)
         binding = self._bind_alone()
         if binding.rows is not None and n and index.max() >= len(binding.rows):
             raise ValueError(f"keys must lie in the bank's 0..{len(binding.rows) - 1}, got {index.max()}")
@@ -551,91 +554,6 @@ def finish(
     )
 
 
-class _Real:
-    """The images of a standalone call, whatever their form.
-
-    Attributes:
-        floats: ``[n, 3, h, w]`` in [0, 1], where they came as such.
-        regions: uint8 HWC, one a row; empty for floats.
-    """
-
-    def __init__(self, images: Images) -> None:
-        self.floats: torch.Tensor | None = None
-        self.regions: list[torch.Tensor] = []
-        if is_array(images):
-            given = describe("images", images)
-            if len(given.shape) != 4 or given.shape[1] != 3:
-                raise ValueError(f"images must be [n, 3, h, w], got {list(given.shape)}")
-            if given.dtype not in (torch.uint8, torch.float32, torch.float16, torch.bfloat16):
-                raise TypeError(f"images must be uint8, float32, float16 or bfloat16, got {given.dtype}")
-            tensor = given.tensor().detach()
-            self.device = tensor.device
-            if tensor.dtype == torch.uint8:
-                self.regions = list(tensor.permute(0, 2, 3, 1).contiguous())
-                return
-            self.floats = tensor
-            # On CUDA looking would be a wait for the device.
-            if tensor.numel() and tensor.device.type == "cpu" and not 0 <= tensor.min() <= tensor.max() <= 1:
-                raise ValueError(
-                    f"images must be in [0, 1] and not normalised yet, got {tensor.min():.4g} to {tensor.max():.4g}"
-                )
-            return
-        listed = []
-        for i, image in enumerate(images):
-            each = describe(f"images[{i}]", image) if is_array(image) else None
-            if each is None or each.dtype != torch.uint8 or len(each.shape) != 3 or each.shape[2] != 3:
-                got = type(image).__name__ if each is None else f"{each.dtype} {list(each.shape)}"
-                raise TypeError(f"images[{i}] must be a uint8 tensor [h, w, 3], got {got}")
-            listed.append(each)
-        regions = [each.tensor() for each in listed]
-        # Rows may be apart, a row's pixels not.
-        self.regions = [image if image.stride()[1:] == (3, 1) else image.contiguous() for image in regions]
-        self.device = self.regions[0].device if self.regions else torch.device("cpu")
-
-    def __len__(self) -> int:
-        return len(self.regions) if self.floats is None else len(self.floats)
-
-    def take(self, rows: npt.NDArray[np.int64]) -> Sequence[torch.Tensor] | torch.Tensor:
-        if self.floats is None:
-            return [self.regions[i] for i in rows]
-        return self.floats[upload(rows, self.floats.device)]
-
-    def sizes(self) -> npt.NDArray[np.int64]:
-        """``[n, 2]`` height and width."""
-        if self.floats is None:
-            return np.array([image.shape[:2] for image in self.regions], np.int64).reshape(-1, 2)
-        return np.tile(np.array(self.floats.shape[2:], np.int64), (len(self), 1))
-
-
-def upload(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """A copy of ``array`` on the device; by way of pinned memory, so that the host does not wait."""
-    tensor = torch.from_numpy(array.copy())
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _split_keys(keys: Any, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    array = keys.detach().cpu().numpy() if isinstance(keys, torch.Tensor) else np.asarray(keys)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"keys must be integers, got {array.dtype}")
-    array = array.astype(np.int64)
-    if array.shape not in ((n,), (n, 2)):
-        raise ValueError(f"keys must be [{n}] or [{n}, 2] (index, repeat), got {list(array.shape)}")
-    if array.size and array.min() < 0:
-        raise ValueError(f"keys must not be negative, got {array.min()}")
-    if array.ndim == 1:
-        return array, np.zeros_like(array)
-    return np.ascontiguousarray(array[:, 0]), np.ascontiguousarray(array[:, 1])
-
-
-def _labels(labels: Any, n: int) -> npt.NDArray[np.int64]:
-    array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, got {array.dtype}")
-    if array.shape != (n,):
-        raise ValueError(f"labels must have shape [{n}], got {list(array.shape)}")
-    return array.astype(np.int64)
-
-
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
@@ -644,60 +562,3 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 def _probability(name: str, value: Any) -> None:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
         raise ValueError(f"{name} must be a number in [0, 1] or a function of the epoch, got {value!r}")
-
-
-def _class_map(given: ClassMap) -> npt.NDArray[np.int64]:
-    if isinstance(given, Mapping):
-        if sorted(given) != list(range(len(given))):
-            raise ValueError(f"class_map must map every class 0..{len(given) - 1}, got {sorted(given)[:5]}...")
-        given = [given[i] for i in range(len(given))]
-    array = np.asarray(given)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise TypeError(f"class_map must be a sequence or mapping of integers, got {array.dtype} {list(array.shape)}")
-    return array.astype(np.int64)
-
-
-def _check_classes_of_bank(bank: FeatureBank, samples: Samples, rows: npt.NDArray[np.int64]) -> None:
-    """``same_class``: every image has another of its class, and images of one class in the bank have one label in the dataset."""
-    labels, names = bank.labels[rows], samples.classes
-    order = np.argsort(labels, kind="stable")
-    of, own = labels[order], samples.labels[order]
-    clash = np.flatnonzero((of[1:] == of[:-1]) & (own[1:] != own[:-1]))
-    if len(clash):
-        a, b = (int(i) for i in order[clash[0] : clash[0] + 2])
-        raise ValueError(
-            f"same_class=True takes classes from the bank, whose class {labels[a]} must have one label in {samples.name}, got "
-            f"{samples.labels[a]} for {samples.path(a)} and {samples.labels[b]} for {samples.path(b)}"
-        )
-    alone = np.flatnonzero(bank.alone()[rows])
-    if len(alone):
-        first = int(alone[0])
-        label = int(samples.labels[first])
-        raise ValueError(_alone(samples.path(first), names[label] if names is not None else f"class {label}"))
-
-
-def _alone(path: str, name: str) -> str:
-    return f"same_class=True needs another image of every class in the bank, got none of {name} beside {path}"
-
-
-def _check_classes(class_map: npt.NDArray[np.int64], n_classes: int) -> None:
-    if len(class_map) and (class_map.min() < 0 or class_map.max() >= n_classes):
-        raise ValueError(f"class_map must give classes in 0..{n_classes - 1}, got {class_map.min()}..{class_map.max()}")
-
-
-def _found_class_map(classes: list[str] | None, count: int, n_classes: int) -> npt.NDArray[np.int64]:
-    if n_classes == 1000 and classes is not None and all(re.fullmatch(r"n\d{8}", name) for name in classes):
-        known = _wordnet_ids()
-        strange = [name for name in classes if name not in known]
-        if strange:
-            raise ValueError(f"class_map must be given: {strange[0]} is not one of ImageNet's 1000 classes")
-        return np.array([known[name] for name in classes], np.int64)
-    if count == n_classes:
-        return np.arange(n_classes)
-    raise ValueError(f"class_map must be given: the generator knows {n_classes} classes and the dataset has {count}")
-
-
-@cache
-def _wordnet_ids() -> dict[str, int]:
-    lines = (Path(__file__).parent / "imagenet_wordnet_ids.txt").read_text().split()
-    return {name: i for i, name in enumerate(lines)}

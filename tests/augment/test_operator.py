@@ -196,7 +196,7 @@ def test_labels_of_a_class_conditional_generator(conditional, bank, images):
 
 def test_class_maps_that_are_found(conditional, bank, generator, tmp_path):
     samples = di.data.as_samples(make_folder(tmp_path / "three", 1))
-    found = di.augment.operator._found_class_map
+    found = di.augment.classes.found_class_map
     assert found(["a", "b", "c"], 3, 3).tolist() == [0, 1, 2]
     assert found(["n01440764", "n15075141"], 2, 1000).tolist() == [0, 999]
     with pytest.raises(ValueError, match="n99999999 is not one of ImageNet's 1000 classes"):
