@@ -1,0 +1,1 @@
+"""Training a generator and an extractor on one's own images."""
