@@ -52,7 +52,9 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(f"{path} must be a state of a training run, got a file that cannot be read as one: {error}") from error
+        raise ValueError(
+            f"{path} must be a state of a training run, got a file that cannot be read as one: {error}"
+        ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must be a state of a training run, got a {type(state).__name__}")
     return state

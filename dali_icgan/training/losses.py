@@ -1,0 +1,42 @@
+"""The losses of generator and discriminator."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def discriminator_hinge(real: Tensor, generated: Tensor) -> Tensor:
+    """``mean(max(0, 1 - real)) + mean(max(0, 1 + generated))`` of scores ``[n]``.
+
+    Source: Lim & Ye 2017 (arXiv 1705.02894), as BigGAN and IC-GAN train.
+    """
+    return F.relu(1 - real).mean() + F.relu(1 + generated).mean()
+
+
+def generator_hinge(generated: Tensor) -> Tensor:
+    """``-mean(generated)`` of scores ``[n]``."""
+    return -generated.mean()
+
+
+def mode_seeking(images: Tensor, limit: float) -> Tensor:
+    """``-mean(min(|a - b|_1, limit))``, a and b two generations of one instance under different noise, the L1 distance a mean over
+    pixels: below zero as far as noise changes the image, up to ``limit``.
+
+    Args:
+        images: ``[2 m, 3, h, w]``: rows i and i + m are of one instance.
+
+    Source: after Mao et al. 2019 (arXiv 1903.05628); the limit keeps it from being gained at the images' expense.
+    """
+    a, b = images.chunk(2)
+    return -(a - b).abs().mean((1, 2, 3)).clamp(max=limit).mean()
+
+
+def finite(**losses: Tensor) -> None:
+    """Raise where a loss is no number.
+
+    Raises:
+        FloatingPointError: names the loss.
+    """
+    for name, loss in losses.items():
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the {name} is {float(loss)}")
