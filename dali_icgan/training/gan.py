@@ -176,6 +176,10 @@ class GanTrainer:
             self.generator = ICGenerator(self.generator_config).to(self.device)
             self.discriminator = ICDiscriminator(discriminator_config).to(self.device)
             self._centre_features()
+        # On the CPU both layouts are as fast.
+        self._memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        for module in (self.generator, self.discriminator):
+            module.to(memory_format=self._memory_format)
         for layer in spectral_layers(self.generator):
             layer.follow = settings.spectral_norm == "power"
         self.average = ExponentialMovingAverage(self.generator, settings.ema_decay, settings.ema_start)
@@ -314,7 +318,7 @@ class GanTrainer:
             transform=EvalTransform(size, size, mean=HALF, std=HALF),
             device=self.device,
             dtype=torch.float32,
-            memory_format=torch.channels_last,
+            memory_format=self._memory_format,
             seed=self.settings.seed,
             on_error="raise",
         ) as loader:

@@ -1,0 +1,214 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import dali_icgan as di
+from dali_icgan.models.checkpoint import read_generator
+from dali_icgan.training.gan import GanTrainer, GanTraining
+from dali_icgan.training.instances import Instances
+from dali_icgan.training.state import load_state
+
+pytestmark = pytest.mark.dali
+TINY = {"channels": 4, "z_chunk": 4, "shared_dim_feat": 8, "batch_size": 8, "k": 5, "steps": 6, "ema_start": 2}
+
+
+@pytest.fixture
+def trainer(banks, samples, tmp_path):
+    def make(folder=None, **settings):
+        settings = GanTraining(**{**TINY, **settings})
+        where = tmp_path / "run" if folder is None else folder
+        where.mkdir(exist_ok=True)
+        bank, mirrored = banks
+        each = Instances(
+            bank, mirrored if settings.mirror else None, samples, settings.k, settings.batch_size, settings.seed
+        )
+        return GanTrainer(settings, each, where)
+
+    return make
+
+
+def everything(trainer):
+    state = load_state(trainer.folder / "gan-state.pt")
+    return json.loads(json.dumps(state, default=lambda tensor: tensor.tolist()))
+
+
+VARIANTS = [
+    {},
+    {"mode_seeking": 1.0, "policies": ("colour", "translation", "cutout")},
+    {"class_conditional": True, "shared_dim": 4},
+    {"spectral_norm": "power", "mirror": False, "clip": 0.5},
+    {"attention": (16,), "policies": ()},
+]
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_a_run_cut_off_at_any_step_ends_as_the_unbroken_one(trainer, tmp_path, variant):
+    unbroken = trainer(tmp_path / "unbroken", **variant)
+    unbroken.train(report_every=1)
+    for cut in (1, 4) if not variant else (3,):
+        folder = tmp_path / f"cut-{cut}"
+        first = trainer(folder, **{**variant, "steps": cut})
+        first.train(report_every=1)
+        del first
+        second = trainer(folder, **variant)
+        assert second.step == cut
+        second.train(report_every=1)
+        assert everything(second) == everything(unbroken)
+
+
+def test_a_finished_run_does_nothing_and_more_steps_go_on(trainer, tmp_path):
+    trainer().train()
+    before = (tmp_path / "run" / "gan-state.pt").read_bytes()
+    trainer().train()
+    assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
+    longer = trainer(steps=8)
+    longer.train()
+    assert longer.step == 8
+
+
+def test_what_was_learnt_changes_with_every_setting_that_matters(trainer, tmp_path):
+    results = []
+    for i, variant in enumerate([{}, {"seed": 1}, *VARIANTS[1:], {"ema_decay": 0.5}, {"generator_lr": 1e-3}]):
+        each = trainer(tmp_path / str(i), **variant)
+        each.train()
+        results.append(each.average.model.state_dict()["output_layer.2.weight"])
+    for i, a in enumerate(results):
+        assert not any(a.shape == b.shape and torch.equal(a, b) for b in results[i + 1 :])
+
+
+def test_one_step_by_hand(trainer, monkeypatch):
+    """The losses of the first step, written out."""
+    each = trainer(policies=(), mirror=False)
+    rows, _ = each.instances.real(0)
+    conditions, _ = each.instances.conditions(0)
+    with each._images() as images:
+        batch = next(images)
+    bank = each.instances.bank
+    mean, scale = each._feature_mean, each._feature_scale
+    with torch.no_grad():
+        generator = di.models.generator.ICGenerator(each.generator_config)
+        generator.load_state_dict(each.generator.state_dict())
+        discriminator = type(each.discriminator)(each.discriminator.config)
+        discriminator.load_state_dict(each.discriminator.state_dict())
+        z = torch.randn(8, each.generator_config.dim_z, generator=each._random("noise"))
+        h, real_h = bank.gather(conditions, "cpu"), bank.gather(rows, "cpu")
+        fake = generator.train()(z, h)
+        scores = discriminator.train()(torch.cat([batch[0], fake]), (torch.cat([real_h, h]) - mean) * scale)
+        want = (1 - scores[:8]).clamp(min=0).mean() + (1 + scores[8:]).clamp(min=0).mean()
+    losses = each._train_step(batch)
+    assert losses["discriminator"].item() == pytest.approx(float(want), rel=1e-5)
+    assert torch.isfinite(losses["generator"])
+
+
+def test_features_are_told_apart_from_the_first_step_on(trainer):
+    each = trainer()
+    features = each.instances.bank.gather(np.arange(24), "cpu")
+    with torch.no_grad():
+        embedded = each.generator.eval().shared_feat(features)
+    assert embedded.mean(0).abs().max() < 0.1
+    assert 0.1 < embedded.std(0).mean() < 1
+    seen = each._seen(features)
+    assert float(seen.square().mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_fixed_spectral_norm_keeps_its_direction_and_power_follows(trainer, tmp_path):
+    for kind in ("fixed", "power"):
+        each = trainer(tmp_path / kind, spectral_norm=kind)
+        before = {name: t.clone() for name, t in each.generator.state_dict().items() if name.endswith("u0")}
+        each.train()
+        same = [torch.equal(t, before[name]) for name, t in each.generator.state_dict().items() if name in before]
+        assert all(same) if kind == "fixed" else not any(same)
+
+
+@pytest.mark.parametrize("variant", [{}, {"class_conditional": True, "shared_dim": 4}], ids=str)
+def test_the_export_loads_strictly_and_is_the_average(trainer, variant):
+    each = trainer(**variant)
+    each.train()
+    path = each.export()
+    z, h = torch.randn(3, each.generator_config.dim_z), each.instances.bank.gather(np.arange(3), "cpu")
+    y = torch.tensor([0, 2, 1]) if variant else None
+    with torch.no_grad():
+        want = each.average.model.eval()(z, h, y)
+    for file in (path, each.folder / "G_ema.pth"):
+        loaded = di.load_generator(file, device="cpu", dtype=torch.float32)
+        assert torch.allclose(loaded(z, h, y), want, atol=5e-5)
+    official = torch.load(each.folder / "G_ema.pth", weights_only=True)
+    assert set(official) == set(each.generator.state_dict())
+    assert read_generator(path).config == each.generator_config
+
+
+def test_statistics_are_measured_for_the_export(trainer):
+    each = trainer()
+    each.train()
+    stored = each.finished().state_dict()["output_layer.0.stored_var"].clone()
+    for parameter in each.average.model.parameters():
+        parameter.data *= 1.01
+    assert not torch.equal(each.finished().state_dict()["output_layer.0.stored_var"], stored)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(trainer, tmp_path):
+    each = trainer(steps=3)
+    each.train(report_every=1)
+    before = (tmp_path / "run" / "gan-state.pt").read_bytes()
+    again = trainer(steps=6)
+    with torch.no_grad():
+        again.generator.linear.weight.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="the discriminator is nan"):
+        again.train(report_every=1, save_every=0)
+    assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
+
+
+def test_a_full_disk_keeps_the_last_state(trainer, tmp_path, monkeypatch):
+    each = trainer(steps=3)
+    each.train(report_every=1)
+    before = (tmp_path / "run" / "gan-state.pt").read_bytes()
+    again = trainer(steps=6)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        again.train(report_every=1, save_every=0)
+    monkeypatch.undo()
+    assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["gan-state.pt"]
+
+
+def test_progress_is_told(trainer):
+    told = []
+    trainer(steps=5).train(report_every=2, report=told.append)
+    assert [each.step for each in told] == [2, 4, 5]
+    assert set(told[0].losses) == {"discriminator", "generator"}
+    assert all(each.rate > 0 for each in told)
+
+
+def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
+    trainer().train()
+    with pytest.raises(ValueError, match=r"of the same settings, it was begun with k 5 \(now 4\), seed 0 \(now 1\)"):
+        trainer(seed=1, k=4)
+    state = load_state(tmp_path / "run" / "gan-state.pt")
+    torch.save({**state, "dataset": "other"}, tmp_path / "run" / "gan-state.pt")
+    with pytest.raises(ValueError, match="of the same dataset"):
+        trainer()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps must be an integer >= 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be an integer >= 1, got 2.5"),
+        ({"k": True}, "k must be an integer >= 1, got True"),
+        ({"generator_lr": 0}, "generator_lr must be positive, got 0"),
+        ({"mode_seeking": -1}, "mode_seeking must not be negative, got -1"),
+        ({"mode_seeking": 1, "batch_size": 7}, "batch_size must be even with mode_seeking, got 7"),
+        ({"clip": 0}, "clip must be positive or None, got 0"),
+        ({"policies": ("blur",)}, "policies must be among colour, translation, cutout, got blur"),
+        ({"spectral_norm": "none"}, 'spectral_norm must be "power" or "fixed", got \'none\''),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        GanTraining(**settings)
