@@ -176,6 +176,8 @@ class GanTrainer:
             self.generator = ICGenerator(self.generator_config).to(self.device)
             self.discriminator = ICDiscriminator(discriminator_config).to(self.device)
             self._centre_features()
+        # A plain generator owns an embedding of classes that nothing reads: no rank waits for its gradient.
+        self.generator.shared.requires_grad_(settings.class_conditional)
         # On the CPU both layouts are as fast.
         self._memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         for module in (self.generator, self.discriminator):
@@ -190,7 +192,7 @@ class GanTrainer:
                 (self.discriminator, settings.discriminator_lr),
             )
         )
-        self._trainable: tuple[Callable[..., Tensor], Callable[..., Tensor]] = self._wrapped()
+        self._trained = self._wrapped()
         self.step = 0
         self.history: list[dict[str, float]] = []
         if self._state_path.exists():
@@ -222,13 +224,16 @@ class GanTrainer:
         self._feature_mean = mean.float().to(self.device)
         self._feature_scale = float(1 / (features - mean).square().mean().sqrt())
 
-    def _wrapped(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    def _wrapped(self) -> tuple[Callable[..., Tensor], Callable[..., Tensor], Callable[..., Tensor]]:
+        """Generator and discriminator as they are trained; and the discriminator that the generator is trained against, whose
+        gradients no rank waits for."""
         modules: list[Any] = [self.generator, self.discriminator]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             modules = [DistributedDataParallel(module, broadcast_buffers=False) for module in modules]
+        modules.append(self.discriminator)
         if self.settings.compile:
             modules = [torch.compile(module) for module in modules]
-        return modules[0], modules[1]
+        return modules[0], modules[1], modules[2]
 
     # ------------------------------------------------------------------ state
 
@@ -326,7 +331,7 @@ class GanTrainer:
 
     def _train_step(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         settings, step = self.settings, self.step
-        generator, discriminator = self._trainable
+        generator, discriminator, judge = self._trained
         real, real_labels = batch
         rows, _ = self.instances.real(step)
         real_h = self.instances.features(rows, step, "real", self.device)
@@ -354,7 +359,7 @@ class GanTrainer:
         self.discriminator.requires_grad_(False)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast and self.device.type == "cuda"):
             shown = augment_differentiably(generated, settings.policies, self._random("generator's augmentation"))
-            generator_loss = generator_hinge(discriminator(shown, self._seen(h), y).float())
+            generator_loss = generator_hinge(judge(shown, self._seen(h), y).float())
             losses = {"discriminator": discriminator_loss, "generator": generator_loss}
             if settings.mode_seeking:
                 losses["mode_seeking"] = mode_seeking(generated.float(), settings.mode_seeking_limit)

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,3 +216,49 @@ def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         GanTraining(**settings)
+
+
+RANKS = """
+import sys
+import torch
+from pathlib import Path
+import dali_icgan as di
+from dali_icgan.data import as_samples
+from dali_icgan.training.gan import GanTrainer, GanTraining
+from dali_icgan.training.instances import Instances
+
+photos, bank, mirrored, out = sys.argv[1:]
+torch.set_num_threads(1)
+torch.distributed.init_process_group("gloo")
+rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+settings = GanTraining(channels=4, z_chunk=4, shared_dim_feat=8, batch_size=8, k=5, steps=4, ema_start=2)
+banks = [di.FeatureBank.open(path) for path in (bank, mirrored)]
+instances = Instances(*banks, as_samples(photos), 5, 8 // world, 0, rank, world)
+trainer = GanTrainer(settings, instances, Path(out))
+trainer.train(report_every=1)
+weights = torch.cat([p.detach().flatten() for m in (trainer.generator, trainer.discriminator) for p in m.parameters()])
+everybodys = [torch.empty_like(weights) for _ in range(world)]
+torch.distributed.all_gather(everybodys, weights)
+assert all(torch.equal(each, weights) for each in everybodys)
+assert sorted(path.name for path in Path(out).iterdir()) == ["gan-state.pt"]
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_ranks_train_one_model(photos, banks, tmp_path):
+    script, out = tmp_path / "train.py", tmp_path / "run"
+    script.write_text(RANKS)
+    out.mkdir()
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *map(str, (script, photos, banks[0].path, banks[1].path, out)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert load_state(out / "gan-state.pt")["step"] == 4
