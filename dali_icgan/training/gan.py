@@ -1,6 +1,7 @@
 """Adversarial training of an IC-GAN generator, exactly restartable."""
 
 import contextlib
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -387,7 +388,7 @@ class GanTrainer:
     @torch.no_grad()
     def finished(self, batches: int = 50) -> ICGenerator:
         """The averaged generator with batch-norm statistics of its own: measured over ``batches`` batches, not averaged on the way."""
-        model = self.average.model
+        model = copy.deepcopy(self.average.model)  # its own statistics go on being averaged
         norms = [module for module in model.modules() if isinstance(module, BatchNorm | ConditionalBatchNorm)]
         model.eval()
         for number in range(batches):
@@ -399,8 +400,6 @@ class GanTrainer:
             z = torch.randn(len(rows), self.generator_config.dim_z, generator=random).to(self.device)
             y = torch.from_numpy(numbers).to(self.device) if self.settings.class_conditional else None
             model(z, self.instances.bank.gather(rows, self.device), y)
-        for norm in norms:
-            norm.momentum = 0.1
         model.eval()
         assert isinstance(model, ICGenerator)
         return model

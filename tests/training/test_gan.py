@@ -12,7 +12,7 @@ import dali_icgan as di
 from dali_icgan.models.checkpoint import read_generator
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.instances import Instances
-from dali_icgan.training.state import load_state
+from dali_icgan.training.state import load_state, random_of
 
 pytestmark = pytest.mark.dali
 TINY = {"channels": 4, "z_chunk": 4, "shared_dim_feat": 8, "batch_size": 8, "k": 5, "steps": 6, "ema_start": 2}
@@ -134,7 +134,7 @@ def test_the_export_loads_strictly_and_is_the_average(trainer, variant):
     z, h = torch.randn(3, each.generator_config.dim_z), each.instances.bank.gather(np.arange(3), "cpu")
     y = torch.tensor([0, 2, 1]) if variant else None
     with torch.no_grad():
-        want = each.average.model.eval()(z, h, y)
+        want = each.finished()(z, h, y)
     for file in (path, each.folder / "G_ema.pth"):
         loaded = di.load_generator(file, device="cpu", dtype=torch.float32)
         assert torch.allclose(loaded(z, h, y), want, atol=5e-5)
@@ -146,10 +146,25 @@ def test_the_export_loads_strictly_and_is_the_average(trainer, variant):
 def test_statistics_are_measured_for_the_export(trainer):
     each = trainer()
     each.train()
-    stored = each.finished().state_dict()["output_layer.0.stored_var"].clone()
-    for parameter in each.average.model.parameters():
-        parameter.data *= 1.01
-    assert not torch.equal(each.finished().state_dict()["output_layer.0.stored_var"], stored)
+    average = each.average.model.state_dict()["output_layer.0.stored_var"].clone()
+    finished = each.finished(3)
+    got = finished.state_dict()["output_layer.0.stored_var"]
+    assert not torch.allclose(got, average, rtol=1e-3)
+    assert torch.equal(each.average.model.state_dict()["output_layer.0.stored_var"], average)  # as training left it
+    # Of the last norm's inputs over the same three batches, by hand.
+    seen = []
+    finished.output_layer[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    for module in finished.modules():
+        if hasattr(module, "stored_mean"):
+            module.training = True
+            module.momentum = 0.0
+    with torch.no_grad():
+        for number in range(3):
+            rows, _ = each.instances.conditions(number)
+            z = torch.randn(8, each.generator_config.dim_z, generator=random_of(0, "statistics", number))
+            finished(z, each.instances.bank.gather(rows, "cpu"))
+    want = torch.stack([x.var((0, 2, 3)) for x in seen]).mean(0)
+    assert torch.allclose(got, want, rtol=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(trainer, tmp_path):

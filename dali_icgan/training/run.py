@@ -1,0 +1,407 @@
+"""A whole training run in a folder: extractor, bank, neighbourhoods, generator, evaluation, report. Each step is restartable."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from dali_icgan.augment.bank import FeatureBank
+from dali_icgan.augment.plan import RowKeys
+from dali_icgan.augment.transform import EvalTransform
+from dali_icgan.data import Samples, as_samples
+from dali_icgan.data.read import encoded
+from dali_icgan.engine import Extractor, Generator, load_extractor
+from dali_icgan.engine.placement import resolve_device
+from dali_icgan.loader import DataLoader
+from dali_icgan.ops import truncated_normal
+from dali_icgan.training.extractor import ExtractorTraining, train_extractor
+from dali_icgan.training.gan import HALF, GanTrainer, GanTraining
+from dali_icgan.training.gan import Progress as GanProgress
+from dali_icgan.training.instances import Instances, MirroredExtractor
+from dali_icgan.training.quality import evaluate
+from dali_icgan.training.report import save_samples, write_report
+from dali_icgan.training.state import write_whole
+
+_LOOKED_AT = 2000  # images whose size is looked at before anything is trained
+_TOO_SMALL = 0.1  # the share of them that may be smaller than the resolution
+_GRID, _GRID_DRAWS = 8, 8
+_FRECHET = ("feature_frechet_distance", "feature_frechet_distance_real")
+
+
+@dataclass(frozen=True)
+class Training:
+    """All settings of a run.
+
+    Args:
+        gan: of generator and discriminator.
+        extractor: of the extractor, where none is given.
+        look_every: steps between two sample grids, each with a Fréchet distance.
+        look_samples: generations that this distance is taken of.
+        samples: generations that the figures of the report are taken of.
+        save_every: seconds between two states on disk.
+        truncation: of the noise of sample grids ("cut").
+    """
+
+    gan: GanTraining = field(default_factory=GanTraining)
+    extractor: ExtractorTraining = field(default_factory=ExtractorTraining)
+    look_every: int = 1000
+    look_samples: int = 1000
+    samples: int = 4000
+    save_every: float = 60.0
+    truncation: float = 0.7
+
+    def __post_init__(self) -> None:
+        for name in ("look_every", "look_samples", "samples"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        for name in ("save_every", "truncation"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+
+    @classmethod
+    def from_mapping(cls, given: Any, name: str = "config") -> "Training":
+        """From what a YAML file holds: ``gan:`` and ``extractor:`` with settings below them, and the others.
+
+        Raises:
+            ValueError: a setting is unknown, or not as it must be; the message names it.
+        """
+        given = {} if given is None else given
+        if not isinstance(given, dict):
+            raise ValueError(f"{name} must hold settings by name, got {type(given).__name__}")
+        parts = {"gan": GanTraining, "extractor": ExtractorTraining}
+        _known(cls, given, name)
+        made: dict[str, Any] = {}
+        for key, value in given.items():
+            if key in parts:
+                if not isinstance(value, dict):
+                    raise ValueError(f"{name}: {key} must hold settings by name, got {value!r}")
+                _known(parts[key], value, f"{name}: {key}")
+                value = parts[key](**value)
+            made[key] = value
+        return cls(**made)
+
+    @classmethod
+    def quick(cls) -> "Training":
+        """A few minutes on a CPU, to see that everything works; too short to be of use."""
+        return cls(
+            gan=GanTraining(channels=8, discriminator_channels=10, steps=800, ema_start=100),
+            extractor=ExtractorTraining(steps=120, batch_size=128),
+            look_every=400,
+            look_samples=200,
+            samples=500,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> "Training":
+        """From a YAML file.
+
+        Raises:
+            ValueError: as :meth:`from_mapping`, or the file is no YAML.
+        """
+        try:
+            return cls.from_mapping(yaml.safe_load(path.read_text()), str(path))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+
+
+def _known(kind: type, given: dict[str, Any], name: str) -> None:
+    known = [each.name for each in fields(kind)]
+    strange = [key for key in given if key not in known]
+    if strange:
+        raise ValueError(f"{name} must have settings among {', '.join(known)}, got {strange[0]!r}")
+
+
+def train(
+    dataset: Any,
+    out: Path | str,
+    training: Training | None = None,
+    *,
+    extractor: Path | str | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> Path:
+    """Train an IC-GAN on images; the same call goes on where an earlier one was cut off, at any moment.
+
+    Args:
+        dataset: whatever the DataLoader takes.
+        out: the run's folder: gets ``extractor.safetensors`` (unless one is given), ``bank``, ``generator.safetensors``, ``G_ema.pth``
+            in the official layout, ``samples/*.png``, ``tensorboard``, ``quality.json`` and ``report.md``.
+        training: how; None: the defaults.
+        extractor: a checkpoint to take features with, instead of training one.
+        device: None is the current CUDA device, else the CPU.
+        progress: show bars on stderr.
+
+    Returns:
+        the path of ``report.md``.
+
+    Raises:
+        ValueError: the images are too small, too few or of one class where classes are asked for; or the folder holds a run of other
+            images or settings.
+        FloatingPointError: a loss is no number; the last state stays.
+        OSError: a file could not be written; what was there before stays.
+
+    Over several ranks of torch.distributed the generator is trained by all, the rest is done by the first.
+    """
+    training = Training() if training is None else training
+    samples, place, out = as_samples(dataset), resolve_device(device), Path(out)
+    rank, world = _rank()
+    gan = training.gan
+    if gan.batch_size % world:
+        raise ValueError(f"batch_size must be a multiple of the {world} ranks, got {gan.batch_size}")
+    out.mkdir(parents=True, exist_ok=True)
+    begun = time.monotonic()
+    with _first_before_others(rank):
+        if rank == 0:
+            _check_images(samples, gan)
+            _check_run(out, training, samples, extractor)
+        with SummaryWriter(str(out / "tensorboard")) if rank == 0 else contextlib.nullcontext() as writer:
+            if extractor is None and rank == 0:
+                train_extractor(
+                    samples, out, training.extractor, resolution=gan.resolution, device=place, progress=progress, writer=writer
+                )
+        source = out / "extractor.safetensors" if extractor is None else Path(extractor)
+        seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
+        banks = {"bank": seer} | ({"bank-mirrored": MirroredExtractor(seer)} if gan.mirror else {})
+        for name, each in banks.items():
+            if rank == 0:
+                FeatureBank.build(samples, each, out / name, dtype=torch.float32, progress=progress)  # type: ignore[arg-type]
+        bank, *mirrored = (FeatureBank.open(out / name) for name in banks)
+        if rank == 0:
+            _check_count(bank, gan.k)
+            bank.neighbours(gan.k)
+    instances = Instances(
+        bank, mirrored[0] if mirrored else None, samples, gan.k, gan.batch_size // world, gan.seed, rank, world
+    )
+    trainer = GanTrainer(gan, instances, out, place)
+    look = _Look(trainer, training, seer, out) if rank == 0 else None
+    _train_gan(trainer, training, look, progress and rank == 0)
+    if look is None:
+        return out / "report.md"
+    path = trainer.export()
+    generator = Generator(trainer.checkpoint(), place, torch.float32)
+    figures = evaluate(
+        generator, seer, bank, samples, neighbours_k=max(gan.k, 2), samples=training.samples, seed=gan.seed
+    )
+    seconds = _seconds(out, time.monotonic() - begun)
+    write_whole(out / "quality.json", lambda file: file.write(json.dumps(figures, indent=1).encode()))
+    write_report(
+        out / "report.md",
+        asdict(training) | {"gan": _plain(gan), "extractor": _plain(training.extractor)},
+        figures,
+        look.history,
+        look.grids(),
+        model=f"{gan.resolution} px, {generator.parameters_count / 1e6:.2f}M parameters ({path.name})",
+        dataset=samples.name,
+        images=len(samples),
+        steps=trainer.step,
+        seconds=seconds,
+        device=str(place),
+    )
+    return out / "report.md"
+
+
+class _Look:
+    """What is looked at on the way: a grid of samples and a Fréchet distance, on disk and in TensorBoard."""
+
+    def __init__(self, trainer: GanTrainer, training: Training, extractor: Extractor, out: Path) -> None:
+        self._trainer, self._training, self._extractor, self._out = trainer, training, extractor, out
+        self._path = out / "looks.jsonl"
+        self.history: list[dict[str, float]] = []
+        if self._path.exists():
+            lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+            self.history = [line for line in lines if line["step"] <= trainer.step]
+        bank = trainer.instances.bank
+        present = np.flatnonzero(bank.present)
+        # Classes lie one after the other: spread evenly, the grid shows many.
+        self._rows = present[np.linspace(0, len(present) - 1, min(_GRID, len(present))).astype(int)]
+        self._photographs = self._real()
+
+    def _real(self) -> Tensor:
+        size, samples = self._trainer.settings.resolution, self._trainer.instances.samples
+        place = {int(row): i for i, row in enumerate(self._trainer.instances.bank.rows_for(samples))}
+        shown = EvalTransform(size, size, mean=HALF, std=HALF)
+        sampler = [place[int(row)] for row in self._rows]
+        with DataLoader(samples, len(sampler), sampler=sampler, transform=shown, device="cpu", on_error="raise") as loader:
+            ((images, _),) = list(loader)
+        return images
+
+    def __call__(self, writer: SummaryWriter) -> None:
+        trainer, step = self._trainer, self._trainer.step
+        generator = Generator(trainer.checkpoint(), trainer.device, torch.float32)
+        grid = save_samples(self._out, step, self._photographs, self._generations(generator))
+        figures = evaluate(
+            generator,
+            self._extractor,
+            trainer.instances.bank,
+            trainer.instances.samples,
+            neighbours_k=max(trainer.settings.k, 2),
+            samples=self._training.look_samples,
+            groups=8,
+            seed=trainer.settings.seed,
+        )
+        for name, value in figures.items():
+            writer.add_scalar(f"quality/{name}", value, step)
+        picture = np.asarray(_opened(grid))
+        writer.add_image("samples", picture, step, dataformats="HWC")
+        self.history.append({"step": step, **{name: figures[name] for name in _FRECHET}})
+        text = "".join(json.dumps(line) + "\n" for line in self.history).encode()
+        write_whole(self._path, lambda file: file.write(text))
+
+    def _generations(self, generator: Generator) -> Tensor:
+        trainer, n = self._trainer, len(self._rows)
+        index = np.repeat(self._rows, _GRID_DRAWS)
+        keys = RowKeys(trainer.settings.seed, 0, index, np.tile(np.arange(_GRID_DRAWS), n))
+        z = truncated_normal(
+            keys, generator.dim_z, truncation=self._training.truncation, mode="cut", device=trainer.device
+        )
+        h = trainer.instances.bank.gather(index, trainer.device)
+        y = torch.from_numpy(trainer.instances.bank.labels[index]).to(trainer.device)
+        images = generator(z, h, y if generator.class_conditional else None)
+        return images.unflatten(0, (n, _GRID_DRAWS)).cpu()
+
+    def grids(self) -> dict[str, Path]:
+        """The first and the last one, by caption."""
+        files = sorted((self._out / "samples").glob("step_*.png"))
+        return {f"after {int(file.stem.split('_')[1]):,} steps": file for file in dict.fromkeys((*files[:1], *files[-1:]))}
+
+
+def _train_gan(trainer: GanTrainer, training: Training, look: _Look | None, shown: bool) -> None:
+    steps = trainer.settings.steps
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[said]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with (
+        Progress(*columns, console=Console(stderr=True), disable=not shown) as bar,
+        SummaryWriter(str(trainer.folder / "tensorboard"), purge_step=trainer.step + 1)
+        if look is not None
+        else contextlib.nullcontext() as writer,
+    ):
+        task = bar.add_task("generator", total=steps, completed=trainer.step, said="")
+
+        def report(done: GanProgress) -> None:
+            bar.update(task, completed=done.step, said=f"{done.rate:.0f} images/s")
+            if writer is None or look is None:
+                return
+            for name, value in {**done.losses, "images_per_s": done.rate}.items():
+                writer.add_scalar(f"gan/{name}", value, done.step)
+            if done.step % training.look_every == 0 or done.step == steps:
+                look(writer)
+
+        every = next(n for n in (50, 25, 20, 10, 5, 2, 1) if training.look_every % n == 0)
+        trainer.train(save_every=training.save_every, report_every=every, report=report)
+        if look is not None and writer is not None and not (look.history and look.history[-1]["step"] == steps):
+            look(writer)  # killed between the last state and its look
+
+
+def _check_images(samples: Samples, gan: GanTraining) -> None:
+    if gan.class_conditional and len(np.unique(samples.labels)) < 2:
+        raise ValueError(
+            f"dataset must have at least two classes with class_conditional, got one in {samples.name}: leave it out"
+        )
+    chosen = np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT).astype(int))
+    small, looked = [], 0
+    for index in chosen:
+        with contextlib.suppress(OSError, ValueError):
+            image = encoded(samples.read(int(index)))
+            looked += 1
+            if min(image.height, image.width) < gan.resolution:
+                small.append((image, samples.path(int(index))))
+    if looked and len(small) > _TOO_SMALL * looked:
+        image, path = small[0]
+        raise ValueError(
+            f"dataset must have images of at least {gan.resolution} pixels on their short side, got {len(small)} of {looked} that are "
+            f"smaller, such as {path} with {image.width} x {image.height}: choose a lower resolution"
+        )
+
+
+def _check_count(bank: FeatureBank, k: int) -> None:
+    present = int(bank.present.sum())
+    if present <= k:
+        raise ValueError(f"k must be less than the {present} images that can be read, got {k}: give more images or a lower k")
+
+
+def _check_run(out: Path, training: Training, samples: Samples, extractor: Path | str | None) -> None:
+    """Note what the folder is a run of; refuse another."""
+    path = out / "run.json"
+    mine = {
+        "dataset": samples.fingerprint,
+        "images": len(samples),
+        "extractor": None if extractor is None else str(extractor),
+        "settings": json.loads(json.dumps(asdict(replace(training, gan=replace(training.gan, steps=1))))),
+    }
+    if not path.exists():
+        text = json.dumps({**mine, "seconds": 0.0}, indent=1).encode()
+        write_whole(path, lambda file: file.write(text))
+        return
+    theirs = json.loads(path.read_text())
+    for name, value in mine.items():
+        if theirs.get(name) != value:
+            said = f"{name} {theirs.get(name)!r}, now {value!r}"
+            if name == "settings":
+                differ = _differences(theirs["settings"], mine["settings"])
+                said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
+            raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}")
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from _differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
+def _seconds(out: Path, now: float) -> float:
+    """How long the run took over all its calls; adds this one."""
+    path = out / "run.json"
+    noted = json.loads(path.read_text())
+    noted["seconds"] += now
+    text = json.dumps(noted, indent=1).encode()
+    write_whole(path, lambda file: file.write(text))
+    return float(noted["seconds"])
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(settings)))  # tuples are lists in YAML
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _rank() -> tuple[int, int]:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return 0, 1
+
+
+@contextlib.contextmanager
+def _first_before_others(rank: int) -> Iterator[None]:
+    """Rank 0 goes through first; the others when its files are there."""
+    together = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if together and rank != 0:
+        torch.distributed.barrier()
+    yield
+    if together and rank == 0:
+        torch.distributed.barrier()
