@@ -245,6 +245,40 @@ def features_command(
     run(folder, out, extractor, resolution, align_corners, batch_size, device, dtype.value, exif)
 
 
+@app.command("train")
+def train_command(
+    folder: Folder,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="RUN", help="The run's folder; an unfinished one goes on.")
+    ],
+    config: Annotated[Path | None, typer.Option(help="Settings in YAML, see docs/training.md.")] = None,
+    resolution: Annotated[
+        int | None, typer.Option(help="Of the generator: 32, 64, 128 or 256. \\[default: 32]")
+    ] = None,
+    class_conditional: Annotated[bool, typer.Option("--class-conditional", help="It takes classes too.")] = False,
+    extractor: Annotated[
+        str | None, typer.Option(metavar="FILE|embedded", help="Take features with this one instead of training one.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of the generator.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes, to see that everything works.")] = False,
+    device: Device = None,
+) -> None:
+    """Train an extractor and a generator on your own images; the same command goes on after a stop."""
+    from dali_icgan.cli.train import run
+
+    run(
+        folder,
+        out,
+        config=config,
+        resolution=resolution,
+        class_conditional=class_conditional,
+        extractor=extractor,
+        steps=steps,
+        quick=quick,
+        device=device,
+    )
+
+
 @app.command("convert")
 def convert_command(
     source: Annotated[

@@ -404,12 +404,17 @@ class GanTrainer:
         assert isinstance(model, ICGenerator)
         return model
 
+    def checkpoint(self) -> Checkpoint[GeneratorConfig]:
+        """The finished generator, as the engine takes it."""
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.finished().state_dict().items()}
+        return Checkpoint("generator", self.generator_config, tensors, source="generator.safetensors")
+
     def export(self, dtype: torch.dtype | None = None) -> Path:
         """Write ``generator.safetensors`` and, in the official layout, ``G_ema.pth``; returns the first."""
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.finished().state_dict().items()}
+        checkpoint = self.checkpoint()
         path = self.folder / "generator.safetensors"
-        write_checkpoint(path, Checkpoint("generator", self.generator_config, tensors, source=str(path.name)), dtype)
-        write_whole(self.folder / "G_ema.pth", lambda file: torch.save(tensors, file))
+        write_checkpoint(path, checkpoint, dtype)
+        write_whole(self.folder / "G_ema.pth", lambda file: torch.save(checkpoint.tensors, file))
         return path
 
 

@@ -155,7 +155,7 @@ def conditioning_rank(instances: Tensor, generated: Tensor, index: Tensor) -> di
 
     Returns:
         ``top1``, ``top5``: the share of generations with fewer than 1, 5 instances nearer than their own, in [0, 1], higher is better,
-        1/n and 5/n by chance; ``percentile``: 100 rank / (n - 1) on average, 0 is best, 50 is chance. Instances at the same distance
+        1/n and 5/n by chance; ``percentile``: 100 rank / (n - 1) on average, 0 is best, 50 is chance. InstanceSampler at the same distance
         are not nearer.
 
     Raises:
@@ -302,7 +302,7 @@ FIGURES = {
 }
 
 
-class Instances:
+class InstanceSampler:
     """The images of a dataset as instances: their photographs, and what a generator makes of their features. By rows of the bank.
 
     Args:
@@ -368,7 +368,7 @@ class Instances:
             exif=bool(bank.exif),
         )
 
-    def __enter__(self) -> "Instances":
+    def __enter__(self) -> "InstanceSampler":
         return self
 
     def __exit__(self, *raised: object) -> None:
@@ -457,7 +457,7 @@ def evaluate(
         bank.extractor_fingerprint,
     ):
         raise ValueError(f"held_out must be by the extractor that the bank is by, got {held_out}")
-    with Instances(
+    with InstanceSampler(
         generator,
         extractor,
         bank,
@@ -500,13 +500,13 @@ def evaluate(
         return figures | {"instances": float(n), "samples": float(count)}
 
 
-def _features_of_generations(instances: Instances, rows: Rows) -> Tensor:
+def _features_of_generations(instances: InstanceSampler, rows: Rows) -> Tensor:
     parts = [rows[i : i + _IMAGES] for i in range(0, len(rows), _IMAGES)]
     return torch.cat([instances.features(instances.generations(part)[:, 0]) for part in parts])
 
 
 def _diversities(
-    instances: Instances, bank: FeatureBank, rows: Rows, draws: int, neighbours_k: int, seed: int
+    instances: InstanceSampler, bank: FeatureBank, rows: Rows, draws: int, neighbours_k: int, seed: int
 ) -> tuple[float, float]:
     """Of generations, and of real neighbours, of the same instances."""
     near = bank.neighbours(neighbours_k)[rows]

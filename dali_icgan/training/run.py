@@ -11,25 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from dali_icgan.augment.bank import FeatureBank
-from dali_icgan.augment.plan import RowKeys
-from dali_icgan.augment.transform import EvalTransform
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
 from dali_icgan.engine import Extractor, Generator, load_extractor
 from dali_icgan.engine.placement import resolve_device
-from dali_icgan.loader import DataLoader
-from dali_icgan.ops import truncated_normal
 from dali_icgan.training.extractor import ExtractorTraining, train_extractor
-from dali_icgan.training.gan import HALF, GanTrainer, GanTraining
+from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
-from dali_icgan.training.quality import evaluate
+from dali_icgan.training.quality import InstanceSampler, evaluate
 from dali_icgan.training.report import save_samples, write_report
 from dali_icgan.training.state import write_whole
 
@@ -169,7 +165,13 @@ def train(
         with SummaryWriter(str(out / "tensorboard")) if rank == 0 else contextlib.nullcontext() as writer:
             if extractor is None and rank == 0:
                 train_extractor(
-                    samples, out, training.extractor, resolution=gan.resolution, device=place, progress=progress, writer=writer
+                    samples,
+                    out,
+                    training.extractor,
+                    resolution=gan.resolution,
+                    device=place,
+                    progress=progress,
+                    writer=writer,
                 )
         source = out / "extractor.safetensors" if extractor is None else Path(extractor)
         seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
@@ -226,55 +228,39 @@ class _Look:
         present = np.flatnonzero(bank.present)
         # Classes lie one after the other: spread evenly, the grid shows many.
         self._rows = present[np.linspace(0, len(present) - 1, min(_GRID, len(present))).astype(int)]
-        self._photographs = self._real()
-
-    def _real(self) -> Tensor:
-        size, samples = self._trainer.settings.resolution, self._trainer.instances.samples
-        place = {int(row): i for i, row in enumerate(self._trainer.instances.bank.rows_for(samples))}
-        shown = EvalTransform(size, size, mean=HALF, std=HALF)
-        sampler = [place[int(row)] for row in self._rows]
-        with DataLoader(samples, len(sampler), sampler=sampler, transform=shown, device="cpu", on_error="raise") as loader:
-            ((images, _),) = list(loader)
-        return images
 
     def __call__(self, writer: SummaryWriter) -> None:
         trainer, step = self._trainer, self._trainer.step
         generator = Generator(trainer.checkpoint(), trainer.device, torch.float32)
-        grid = save_samples(self._out, step, self._photographs, self._generations(generator))
+        bank, samples, seed = trainer.instances.bank, trainer.instances.samples, trainer.settings.seed
+        truncation: dict[str, Any] = {"truncation": self._training.truncation, "truncation_mode": "cut"}
+        with InstanceSampler(generator, None, bank, samples, seed=seed, **truncation) as sampler:
+            photographs, generations = sampler.photographs(self._rows), sampler.generations(self._rows, _GRID_DRAWS)
+        grid = save_samples(self._out, step, photographs, generations)
         figures = evaluate(
             generator,
             self._extractor,
-            trainer.instances.bank,
-            trainer.instances.samples,
+            bank,
+            samples,
             neighbours_k=max(trainer.settings.k, 2),
             samples=self._training.look_samples,
             groups=8,
-            seed=trainer.settings.seed,
+            seed=seed,
         )
         for name, value in figures.items():
             writer.add_scalar(f"quality/{name}", value, step)
-        picture = np.asarray(_opened(grid))
-        writer.add_image("samples", picture, step, dataformats="HWC")
+        with Image.open(grid) as picture:
+            writer.add_image("samples", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
         self.history.append({"step": step, **{name: figures[name] for name in _FRECHET}})
         text = "".join(json.dumps(line) + "\n" for line in self.history).encode()
         write_whole(self._path, lambda file: file.write(text))
 
-    def _generations(self, generator: Generator) -> Tensor:
-        trainer, n = self._trainer, len(self._rows)
-        index = np.repeat(self._rows, _GRID_DRAWS)
-        keys = RowKeys(trainer.settings.seed, 0, index, np.tile(np.arange(_GRID_DRAWS), n))
-        z = truncated_normal(
-            keys, generator.dim_z, truncation=self._training.truncation, mode="cut", device=trainer.device
-        )
-        h = trainer.instances.bank.gather(index, trainer.device)
-        y = torch.from_numpy(trainer.instances.bank.labels[index]).to(trainer.device)
-        images = generator(z, h, y if generator.class_conditional else None)
-        return images.unflatten(0, (n, _GRID_DRAWS)).cpu()
-
     def grids(self) -> dict[str, Path]:
         """The first and the last one, by caption."""
         files = sorted((self._out / "samples").glob("step_*.png"))
-        return {f"after {int(file.stem.split('_')[1]):,} steps": file for file in dict.fromkeys((*files[:1], *files[-1:]))}
+        return {
+            f"after {int(file.stem.split('_')[1]):,} steps": file for file in dict.fromkeys((*files[:1], *files[-1:]))
+        }
 
 
 def _train_gan(trainer: GanTrainer, training: Training, look: _Look | None, shown: bool) -> None:
@@ -334,7 +320,9 @@ def _check_images(samples: Samples, gan: GanTraining) -> None:
 def _check_count(bank: FeatureBank, k: int) -> None:
     present = int(bank.present.sum())
     if present <= k:
-        raise ValueError(f"k must be less than the {present} images that can be read, got {k}: give more images or a lower k")
+        raise ValueError(
+            f"k must be less than the {present} images that can be read, got {k}: give more images or a lower k"
+        )
 
 
 def _check_run(out: Path, training: Training, samples: Samples, extractor: Path | str | None) -> None:
@@ -381,13 +369,6 @@ def _seconds(out: Path, now: float) -> float:
 
 def _plain(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(settings)))  # tuples are lists in YAML
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _rank() -> tuple[int, int]:

@@ -9,7 +9,7 @@ from dali_icgan.models.generator import GeneratorConfig, ICGenerator
 from dali_icgan.training import quality
 from dali_icgan.training.quality import (
     FIGURES,
-    Instances,
+    InstanceSampler,
     conditioning_rank,
     copying,
     density_coverage,
@@ -376,7 +376,7 @@ def test_evaluate_equals_its_parts(generator, extractor, bank, photos, monkeypat
     assert figures["feature_conditioning_percentile"] == pytest.approx(rank["percentile"])
     chosen, near = conditions[:3].numpy(), bank.neighbours(4)
     picks = [torch.randperm(4, generator=quality.random_of(seed, "neighbours", int(row)))[:3].numpy() for row in chosen]
-    with Instances(generator, extractor, bank, photos, seed=seed, microbatch=8) as instances:
+    with InstanceSampler(generator, extractor, bank, photos, seed=seed, microbatch=8) as instances:
         drawn = instances.generations(chosen, 3, series=1)
         real = [instances.photographs(near[row, pick]) for row, pick in zip(chosen, picks, strict=True)]
     assert figures["pixel_diversity"] == pytest.approx(diversity(drawn), rel=1e-12)
@@ -387,7 +387,7 @@ def test_evaluate_equals_its_parts(generator, extractor, bank, photos, monkeypat
 def test_evaluate_of_a_generator_that_gives_the_photographs_back(generator, extractor, bank, photos, monkeypatch):
     """All figures are seen to be of the right images: each instance's own photograph in the generation's place."""
     monkeypatch.setattr(
-        Instances,
+        InstanceSampler,
         "generations",
         lambda self, rows, draws=1, series=0: self.photographs(rows)[:, None].expand(-1, draws, -1, -1, -1),
     )
@@ -402,7 +402,7 @@ def test_evaluate_of_a_generator_that_gives_the_photographs_back(generator, extr
 
 @pytest.mark.dali
 def test_instances(generator, extractor, bank, photos):
-    with Instances(generator, extractor, bank, photos, seed=4, microbatch=8) as instances:
+    with InstanceSampler(generator, extractor, bank, photos, seed=4, microbatch=8) as instances:
         rows = np.array([5, 2, 17])
         photographs = instances.photographs(rows)
         assert photographs.shape == (3, 3, generator.resolution, generator.resolution)
@@ -426,7 +426,7 @@ def test_a_class_conditional_generator_is_asked_for_each_instances_own_class(ext
     model = ICGenerator(config)
     model(torch.randn(16, config.dim_z), torch.randn(16, extractor.dim), torch.arange(16) % 3)
     generator = di.load_generator(model.state_dict(), device="cpu", dtype=torch.float64)
-    with Instances(generator, None, bank, photos, seed=4, microbatch=3) as instances:
+    with InstanceSampler(generator, None, bank, photos, seed=4, microbatch=3) as instances:
         made = instances.generations(np.array([0, 9, 23]))[:, 0]
         keys = quality.RowKeys(4, 0, np.array([0, 9, 23]), np.zeros(3, np.int64))
         z = di.ops.truncated_normal(keys, generator.dim_z, truncation=1.0, mode="std", device="cpu")
@@ -443,7 +443,7 @@ def test_images_that_are_listed_twice_or_absent(generator, extractor, photos, tm
     listed = [(str(broken), 0)] + [(str(file), 0) for file in (files[3], *files[:14])]
     extractor = extractor.at_resolution(generator.resolution)
     bank = FeatureBank.build(listed, extractor, tmp_path / "bank", progress=False)
-    with Instances(generator, extractor, bank, listed) as instances:
+    with InstanceSampler(generator, extractor, bank, listed) as instances:
         assert instances.rows.tolist() == list(range(1, 16))
         twice = instances.photographs(np.array([1, 5]))
         assert torch.equal(twice[0], twice[1])

@@ -1,0 +1,42 @@
+"""``dali-icgan train``."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dali_icgan.training.run import Training, train
+
+
+def run(
+    folder: Path,
+    out: Path,
+    *,
+    config: Path | None,
+    resolution: int | None,
+    class_conditional: bool,
+    extractor: str | None,
+    steps: int | None,
+    quick: bool,
+    device: str | None,
+) -> None:
+    """Train, and say where the report is."""
+    if config is not None and quick:
+        raise ValueError("--quick must come without --config: it is a configuration of its own")
+    training = Training.read(config) if config is not None else Training.quick() if quick else Training()
+    given: dict[str, Any] = {"resolution": resolution, "class_conditional": class_conditional or None, "steps": steps}
+    gan = replace(training.gan, **{name: value for name, value in given.items() if value is not None})
+    together = "TORCHELASTIC_RUN_ID" in os.environ or "RANK" in os.environ
+    if together:
+        torch.distributed.init_process_group()
+        if torch.cuda.is_available() and device is None:
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    try:
+        report = train(folder, out, replace(training, gan=gan), extractor=extractor, device=device)
+    finally:
+        if together:
+            torch.distributed.destroy_process_group()
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{report}: samples, figures and settings; {out / 'generator.safetensors'}: the generator")
