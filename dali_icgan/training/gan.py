@@ -112,6 +112,7 @@ class GanTraining:
             raise ValueError(f"policies must be among {', '.join(POLICIES)}, got {', '.join(self.policies)}")
         if self.spectral_norm not in ("power", "fixed"):
             raise ValueError(f'spectral_norm must be "power" or "fixed", got {self.spectral_norm!r}')
+        self.networks(feature_dim=1, n_classes=2)  # what is wrong with the architectures
 
     def networks(self, feature_dim: int, n_classes: int) -> tuple[GeneratorConfig, DiscriminatorConfig]:
         """The two architectures."""
