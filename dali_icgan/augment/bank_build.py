@@ -187,9 +187,9 @@ def _bar(shown: bool) -> Progress:
 
 
 @contextlib.contextmanager
-def sole_builder(folder: Path) -> Iterator[None]:
-    """Within it no other process builds the bank in this folder; waits for one that does."""
-    with (folder / ".lock").open("w") as lock:
+def sole_builder(folder: Path, name: str = ".lock") -> Iterator[None]:
+    """Within it no other process builds in this folder under this lock; waits for one that does."""
+    with (folder / name).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
