@@ -173,7 +173,7 @@ def train(
                     progress=progress,
                     writer=writer,
                 )
-        source = out / "extractor.safetensors" if extractor is None else Path(extractor)
+        source = out / "extractor.safetensors" if extractor is None else extractor
         seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
         banks = {"bank": seer} | ({"bank-mirrored": MirroredExtractor(seer)} if gan.mirror else {})
         for name, each in banks.items():

@@ -20,7 +20,7 @@ from tests.photos import jpeg, make_folder, patch
 pytestmark = pytest.mark.dali
 SETTINGS = """
 gan: {channels: 4, z_chunk: 4, shared_dim_feat: 8, batch_size: 8, k: 5, steps: 6, ema_start: 2}
-extractor: {steps: 4, batch_size: 8, width: 4}
+extractor: {steps: 4, batch_size: 8, width: 8}
 look_every: 3
 look_samples: 12
 samples: 12
@@ -92,12 +92,22 @@ train(sys.argv[1], sys.argv[2], Training.read(Path(sys.argv[3])), device="cpu", 
 
 
 @pytest.mark.parametrize(
-    "until", ["extractor-state.pt", *(pytest.param(u, marks=pytest.mark.full) for u in ("bank", "gan-state.pt", "samples"))]
+    "until",
+    ["extractor-state.pt", *(pytest.param(u, marks=pytest.mark.full) for u in ("bank", "gan-state.pt", "samples"))],
 )
 def test_killed_at_any_moment_it_goes_on_to_the_same_end(photos, tmp_path, until):
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
     for name in ("unbroken", "killed"):
-        command = [sys.executable, "-W", "ignore", "-c", KILLED, str(photos), str(tmp_path / name), str(tmp_path / "tiny.yaml")]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            KILLED,
+            str(photos),
+            str(tmp_path / name),
+            str(tmp_path / "tiny.yaml"),
+        ]
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": Path(__file__).parents[2]}
         if name == "killed":
             with subprocess.Popen(command, **options) as process:
@@ -145,7 +155,10 @@ def small_images(root):
     ("change", "message"),
     [
         ({"k": 24}, "k must be less than the 24 images that can be read, got 24: give more images or a lower k"),
-        ({"resolution": 64}, r"images of at least 64 pixels on their short side, got \d+ of 24 that are smaller, such as"),
+        (
+            {"resolution": 64},
+            r"images of at least 64 pixels on their short side, got \d+ of 24 that are smaller, such as",
+        ),
         ({"seed": 1}, r"run must be a new folder or this very run's, it was begun with gan\.seed 0, now 1"),
     ],
 )
@@ -159,7 +172,9 @@ def test_one_class_and_classes_asked_for(tmp_path, tiny):
     photos = make_folder(tmp_path / "photos")
     one = [(path, 0) for path in sorted(photos.glob("*/*.jpg"))]
     settings = replace(tiny, gan=replace(tiny.gan, class_conditional=True))
-    with pytest.raises(ValueError, match="at least two classes with class_conditional, got one in dataset: leave it out"):
+    with pytest.raises(
+        ValueError, match="at least two classes with class_conditional, got one in dataset: leave it out"
+    ):
         train(one, tmp_path / "run", settings, device="cpu", progress=False)
 
 
@@ -199,7 +214,18 @@ def test_an_empty_settings_file_is_the_defaults(tmp_path):
 
 def test_the_command_trains(photos, tmp_path):
     (tmp_path / "tiny.yaml").write_text(SETTINGS)
-    arguments = ["train", photos, "--out", tmp_path / "run", "--config", tmp_path / "tiny.yaml", "--steps", "3", "--device", "cpu"]
+    arguments = [
+        "train",
+        photos,
+        "--out",
+        tmp_path / "run",
+        "--config",
+        tmp_path / "tiny.yaml",
+        "--steps",
+        "3",
+        "--device",
+        "cpu",
+    ]
     done = CliRunner().invoke(app, [str(word) for word in arguments])
     assert done.exit_code == 0, done.output
     assert "report.md: samples, figures and settings" in done.output
@@ -215,6 +241,8 @@ def test_the_command_trains(photos, tmp_path):
     ],
 )
 def test_the_command_names_mistakes(photos, tmp_path, arguments, message):
-    done = CliRunner().invoke(app, ["train", str(photos), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments])
+    done = CliRunner().invoke(
+        app, ["train", str(photos), "--out", str(tmp_path / "run"), "--device", "cpu", *arguments]
+    )
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
