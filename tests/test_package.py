@@ -33,7 +33,7 @@ sys.modules["nvidia.dali"] = None
 import torch, dali_icgan as di
 generator = di.load_generator("embedded", device="cpu")
 augment = di.DAICGAN(generator=generator, extractor=di.load_extractor("embedded", device="cpu"), p=1.0)
-images, labels, info = augment([torch.zeros(40, 50, 3, dtype=torch.uint8) + 9], [0], transform=di.TrainTransform(32))
+images, labels, info = augment([torch.zeros(40, 50, 3, dtype=torch.uint8) + 9], [0], None, 0, di.TrainTransform(32))
 assert images.shape == (1, 3, 32, 32) and info["replaced"].all() and di.build_info()
 try:
     list(di.DataLoader([("x.jpg", 0)], device="cpu"))

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -266,20 +267,17 @@ class FeatureBank:
         A sample is looked up by where its file lies in the bank's own root (so a Subset finds its rows), or, where that finds fewer,
         by its path within the dataset (so a dataset that was moved does).
         """
+        return self._look_up(samples)[0]
+
+    def _look_up(self, samples: Samples) -> tuple[npt.NDArray[np.int64], bool]:
+        """The rows, and whether they were found by names alone, elsewhere than where the bank's images lie."""
         here = self.rows_of(samples.keys_under(self.root))
         if (here >= 0).all():
-            return here
+            return here, False
         moved = self.rows_of(samples.keys)
         if (moved >= 0).sum() <= (here >= 0).sum():
-            return here
-        if samples.root is not None:
-            _log.warning(
-                "%s was built from images under %s; those under %s are taken for the same, since they have the same names",
-                self.path or "the bank",
-                self.root,
-                samples.root,
-            )
-        return moved
+            return here, False
+        return moved, None not in (samples.root, self.root)
 
     def check_against(
         self, samples: Samples, extractor: Extractor | None = None, exif: bool | None = None
@@ -306,12 +304,18 @@ class FeatureBank:
                     f"{me} must be by the extractor that is given ({extractor.source}, fingerprint {extractor.fingerprint}), "
                     f"got one of fingerprint {self.extractor_fingerprint}"
                 )
-        rows = self.rows_for(samples)
+        rows, by_name = self._look_up(samples)
         lacking = np.flatnonzero(rows < 0)
         if len(lacking):
             raise ValueError(
                 f"{me} must hold every image of {samples.name}, got none for {len(lacking)} of {len(samples)}, "
                 f"the first {samples.path(int(lacking[0]))}; it is of {self.name}, {self.n} images under {self.root}"
+            )
+        if by_name:
+            warnings.warn(
+                f"{me} was built from images under {self.root}; those under {samples.root} are taken for the same, since they have the "
+                "same names. If they are others, build a bank of them",
+                stacklevel=2,
             )
         return rows
 

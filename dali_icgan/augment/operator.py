@@ -147,6 +147,8 @@ class DAICGAN:
             )
         if microbatch is not None and not (isinstance(microbatch, int) and microbatch >= 1):
             raise ValueError(f"microbatch must be a positive integer or None, got {microbatch!r}")
+        if view_p is not None and not isinstance(view_p, (Sequence, np.ndarray)):
+            raise TypeError(f"view_p must be a sequence with one p a view, got {type(view_p).__name__}")
         for name, value in [("p", p), *((f"view_p[{i}]", each) for i, each in enumerate(view_p or ()))]:
             if not callable(value):
                 _probability(name, value)
@@ -271,6 +273,7 @@ class DAICGAN:
                 class_map = found_class_map(samples.classes, count, self.generator.n_classes)
             if len(class_map) < count:
                 raise ValueError(f"class_map must cover the dataset's {count} classes, got {len(class_map)}")
+            class_map = class_map[:count]  # labels="random" draws among these
         return Binding(seed, rows, class_map)
 
     def _bind_alone(self) -> Binding:
@@ -377,9 +380,9 @@ class DAICGAN:
         self,
         images: Images,
         keys: torch.Tensor | npt.NDArray[np.int64] | Sequence[int],
-        labels: torch.Tensor | npt.NDArray[np.int64] | Sequence[int] | None = None,
-        epoch: int = 0,
-        transform: Transform | None = None,
+        labels: torch.Tensor | npt.NDArray[np.int64] | Sequence[int] | None,
+        epoch: int,
+        transform: Transform,
         *,
         view: int = 0,
         dtype: torch.dtype | None = None,
@@ -393,9 +396,9 @@ class DAICGAN:
             keys: int64 ``[n]`` (indices in the bank's dataset order) or ``[n, 2]`` (index, repeat): what the random draws of a row
                 depend on, with seed, epoch and view. Give each image's own index in its dataset: the places in a batch would draw
                 the same in every batch.
-            labels: int64 ``[n]``; None: zeros.
-            epoch: >= 0.
-            transform: None: ``TrainTransform(224)``.
+            labels: int64 ``[n]``; None: zeros, where the generator needs none.
+            epoch: >= 0. With the same epoch every pass would draw the same.
+            transform: crop, flip and normalisation.
             view: which of several views, 0..255.
             dtype: of the result; None: float16 on CUDA, float32 on the CPU.
             memory_format: of the result.
@@ -413,9 +416,12 @@ class DAICGAN:
         Stream: torch's current stream of the images' device. Arrays of another library are waited for there, not on the host; their
             memory must not be used again before that stream has passed.
         """
-        transform = TrainTransform() if transform is None else transform
         if not isinstance(transform, (TrainTransform, EvalTransform)):
             raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(transform).__name__}")
+        if labels is None and self.generator is not None and self.generator.class_conditional:
+            raise ValueError("labels must be given: the generator is class-conditional")
+        if dtype not in (None, torch.float32, torch.float16, torch.bfloat16):
+            raise ValueError(f"dtype must be torch.float32, float16, bfloat16 or None, got {dtype!r}")
         real = GivenImages(images)
         n, device = len(real), real.device if len(real) else self.device
         index, repeat = split_keys(keys, n)

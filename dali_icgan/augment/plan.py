@@ -78,7 +78,10 @@ def resolve_p(p: float | Callable[[int], float], epoch: int) -> float:
     Raises:
         ValueError, TypeError: p, or what it returns, is not a number in [0, 1].
     """
-    name, value = ("p", p) if not callable(p) else (f"p({epoch})", p(epoch))
+    try:
+        name, value = ("p", p) if not callable(p) else (f"p({epoch})", p(epoch))
+    except TypeError as error:
+        raise TypeError(f"p must be a number, or a function of the epoch alone: {error}") from error
     try:
         number = float(value)
     except (TypeError, ValueError):

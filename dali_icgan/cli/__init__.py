@@ -21,6 +21,9 @@ class _OneLineErrors(TyperGroup):
             return super().invoke(ctx)
         except (typer.Exit, typer.Abort):
             raise
+        except KeyboardInterrupt:
+            typer.secho("stopped; the same command goes on, where it can", err=True)
+            raise typer.Exit(130) from None
         except (*_CALLERS_MISTAKES, OSError, RuntimeError, ImportError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -143,7 +146,13 @@ def preview_command(
             rich_help_panel=_WHAT,
         ),
     ] = "instance",
-    k: Annotated[int, typer.Option(help="How many nearest neighbours are drawn from.", rich_help_panel=_WHAT)] = 50,
+    k: Annotated[
+        int | None,
+        typer.Option(
+            help="How many nearest neighbours are drawn from. \\[default: 50, or as many as there are]",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     same_class: Annotated[
         bool, typer.Option("--same-class", help="Only neighbours of the image's own class.", rich_help_panel=_WHAT)
     ] = False,

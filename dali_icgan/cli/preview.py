@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.operator import DAICGAN, Binding
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import EvalTransform, TrainTransform
@@ -64,6 +65,9 @@ def run(
     p_of_views = None if view_p is None else _numbers("--view-p", view_p)
     scale = None if generated_scale is None else _numbers("--generated-scale", generated_scale)
     n_views = views or len(p_of_views or [0])
+    if settings["k"] is None:
+        others = 50 if bank is None else int(FeatureBank.open(bank).present.sum()) - 1
+        settings = {**settings, "k": max(min(50, others), 1)}
     model = None if settings["source"] == "neighbour" else load_generator(generator, device)
     augment = DAICGAN(
         generator=model,
@@ -314,6 +318,9 @@ def _warning(augment: DAICGAN, generator: Generator | None) -> str:
     if generator is not None and not generator.trained:
         return untrained(generator)
     extractor = augment.extractor
+    if extractor is None and augment.bank is not None:
+        embedded = load_extractor("embedded", "cpu")
+        extractor = embedded if augment.bank.extractor_fingerprint == embedded.fingerprint else None
     if extractor is not None and not extractor.trained:
         return f"extractor: {Path(extractor.source).name}, UNTRAINED random weights (what it calls near is alike in colour at best)"
     return ""

@@ -318,35 +318,44 @@ def test_what_does_not_belong_together_is_named(generator, extractor, conditiona
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda a, x: a(x, [0]), ValueError, r"keys must be \[12\] or \[12, 2\] \(index, repeat\), got \[1\]"),
-        (lambda a, x: a(x, [0.5] * 12), TypeError, "keys must be integers, got float64"),
-        (lambda a, x: a(x, [-1] * 12), ValueError, "keys must not be negative, got -1"),
-        (lambda a, x: a(x, [12] * 12), ValueError, r"keys must lie in the bank's 0..11, got 12"),
-        (lambda a, x: a(x, range(12), [0]), ValueError, r"labels must have shape \[12\], got \[1\]"),
-        (lambda a, x: a(x, range(12), [0.5] * 12), TypeError, "labels must be integers, got float64"),
         (
-            lambda a, x: a([x[0].float()], [0]),
+            lambda a, x: a(x, [0], None, 0, TRANSFORM),
+            ValueError,
+            r"keys must be \[12\] or \[12, 2\] \(index, repeat\), got \[1\]",
+        ),
+        (lambda a, x: a(x, [0.5] * 12, None, 0, TRANSFORM), TypeError, "keys must be integers, got float64"),
+        (lambda a, x: a(x, [-1] * 12, None, 0, TRANSFORM), ValueError, "keys must not be negative, got -1"),
+        (lambda a, x: a(x, [12] * 12, None, 0, TRANSFORM), ValueError, r"keys must lie in the bank's 0..11, got 12"),
+        (lambda a, x: a(x, range(12), [0], 0, TRANSFORM), ValueError, r"labels must have shape \[12\], got \[1\]"),
+        (lambda a, x: a(x, range(12), [0.5] * 12, 0, TRANSFORM), TypeError, "labels must be integers, got float64"),
+        (
+            lambda a, x: a([x[0].float()], [0], None, 0, TRANSFORM),
             TypeError,
             r"images\[0\] must be a uint8 tensor \[h, w, 3\], got torch.float32",
         ),
         (
-            lambda a, x: a(torch.zeros(2, 4, 8, 8), [0, 1]),
+            lambda a, x: a(torch.zeros(2, 4, 8, 8), [0, 1], None, 0, TRANSFORM),
             ValueError,
             r"images must be \[n, 3, h, w\], got \[2, 4, 8, 8\]",
         ),
         (
-            lambda a, x: a(torch.zeros(2, 3, 8, 8, dtype=torch.int64), [0, 1]),
+            lambda a, x: a(torch.zeros(2, 3, 8, 8, dtype=torch.int64), [0, 1], None, 0, TRANSFORM),
             TypeError,
             "images must be uint8, float32",
         ),
-        (lambda a, x: a(x, range(12), None, -1), ValueError, "epoch"),
+        (lambda a, x: a(x, range(12), None, -1, TRANSFORM), ValueError, "epoch"),
         (
             lambda a, x: a(x, range(12), None, 0, 224),
             TypeError,
             "transform must be a TrainTransform or EvalTransform, got int",
         ),
         (
-            lambda a, x: a(torch.full((1, 3, 8, 8), 255.0), [0]),
+            lambda a, x: a(x, range(12), None, 0, TRANSFORM, dtype="float16"),
+            ValueError,
+            "dtype must be torch.float32, float16, bfloat16 or None, got 'float16'",
+        ),
+        (
+            lambda a, x: a(torch.full((1, 3, 8, 8), 255.0), [0], None, 0, TRANSFORM),
             ValueError,
             r"images must be in \[0, 1\] and not normalised yet",
         ),
@@ -362,7 +371,7 @@ def test_class_map_is_demanded_outside_a_loader(conditional, bank, images):
     with pytest.raises(
         ValueError, match="class_map must be given for a class-conditional generator outside a DataLoader"
     ):
-        di.DAICGAN(generator=conditional, bank=bank)(images, range(12))
+        di.DAICGAN(generator=conditional, bank=bank)(images, range(12), [0] * 12, 0, TRANSFORM)
 
 
 def test_in_a_training_loop_behind_torchs_loader(generator, extractor, images):
@@ -401,3 +410,19 @@ def test_inference_mode_and_gradients_around_a_call_change_nothing(generator, ex
     square = torch.stack([image[:40, :40].permute(2, 0, 1) for image in images]).float() / 255
     out = augment(square.requires_grad_(), keys(), None, 0, TRANSFORM)[0]
     assert not out.requires_grad
+
+
+def test_labels_epoch_and_transform_are_never_assumed(generator, bank, images, conditional, extractor):
+    augment = di.DAICGAN(generator=generator, bank=bank)
+    with pytest.raises(TypeError, match="'labels', 'epoch', and 'transform'"):
+        augment(images, keys())
+    classy = di.DAICGAN(generator=conditional, extractor=extractor, class_map=range(5))
+    with pytest.raises(ValueError, match="labels must be given: the generator is class-conditional"):
+        classy(images, keys(), None, 0, TRANSFORM)
+
+
+def test_what_is_no_probability_is_named(generator, bank, images):
+    with pytest.raises(TypeError, match="view_p must be a sequence with one p a view, got float"):
+        di.DAICGAN(generator=generator, bank=bank, view_p=0.5)
+    with pytest.raises(TypeError, match=r"p must be a number, or a function of the epoch alone: .*takes 0 positional"):
+        di.DAICGAN(generator=generator, bank=bank, p=lambda: 0.5)(images, keys(), None, 0, TRANSFORM)
