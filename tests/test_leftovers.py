@@ -148,8 +148,10 @@ ENDINGS = {
 }
 RARER = ("a loader in a cycle", "a loader whose pass is over")
 ENDING = """
-import threading, time
+import signal, threading, time
 from dali_icgan.data import dataset
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal: background jobs inherit that it is ignored
 
 def ready():
     print("ready", flush=True)
