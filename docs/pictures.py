@@ -15,17 +15,19 @@ from torch.nn import functional as F
 
 from dali_icgan.augment import DAICGAN, FeatureBank, TrainTransform
 from dali_icgan.cli.page import Page
-from dali_icgan.cli.photographs import cut
+from dali_icgan.cli.photographs import PHOTOGRAPHS, cut
 from dali_icgan.cli.preview import make_page
 from dali_icgan.data import Samples, as_samples
-from dali_icgan.embedded.make_untrained import GENERATOR, coloured_noise, floats, make_generator
 from dali_icgan.engine import load_extractor, load_generator
 from dali_icgan.models.checkpoint import Checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from tests.untrained import GENERATOR, coloured_noise, floats, make_generator  # noqa: E402
+
 TRANSFORM = TrainTransform(96, scale=(0.35, 1.0))
-# What ImageNet calls some of the photographs: tabby cat, espresso, palace, missile.
-WORDNET_IDS = {"cat": "n02123045", "coffee": "n07920052", "palace": "n03877845", "rocket": "n03773504"}
+# What ImageNet calls some of the photographs: tabby cat, espresso, stone wall, missile.
+WORDNET_IDS = {"brick": "n04326547", "cat": "n02123045", "coffee": "n07920052", "rocket": "n03773504"}
 
 
 def untrained_class_conditional(file: Path) -> Path:
@@ -53,7 +55,7 @@ def pages(folder: Path, per_photograph: int) -> Iterator[tuple[str, Page]]:
         if not link.exists():
             link.symlink_to((folder / "images" / name).absolute())
     samples = as_samples(folder / "images")
-    generator, extractor = load_generator("embedded", "cpu"), load_extractor("embedded", "cpu", resolution=32)
+    generator, extractor = load_generator("embedded", "cpu"), load_extractor("embedded", "cpu")
     bank = FeatureBank.build(samples, extractor, folder / "bank", progress=False)
     classes = load_generator(untrained_class_conditional(folder / "class-conditional.safetensors"), "cpu")
 
@@ -75,7 +77,7 @@ def pages(folder: Path, per_photograph: int) -> Iterator[tuple[str, Page]]:
         ),
     )
     yield "neighbour", page('DAICGAN(condition="neighbour", k=5)', condition="neighbour", k=5, epochs=3)
-    random_labels = {"generator": classes, "labels": "random", "class_map": list(range(12))}
+    random_labels = {"generator": classes, "labels": "random", "class_map": list(range(len(PHOTOGRAPHS)))}
     yield "random_labels", page('DAICGAN(labels="random")', epochs=6, **random_labels)
     yield (
         "class_map",

@@ -7,6 +7,7 @@ import dali_icgan as di
 from dali_icgan import _native
 from dali_icgan._native import emulated_cuda
 from tests.emulation import emulated_module
+from tests.untrained import FOLDER
 
 if "DALI_ICGAN_EMULATED" in os.environ:
     # make sanitize: the CPU back ends of that build are tested as well, not the installed ones.
@@ -54,12 +55,14 @@ def on_emulated_cuda(request, monkeypatch):
 
 @pytest.fixture(scope="session")
 def generator():
-    return di.load_generator("embedded", device="cpu")
+    """32 px, with random weights."""
+    return di.load_generator(FOLDER / "generator.safetensors", device="cpu")
 
 
 @pytest.fixture(scope="session")
 def extractor():
-    return di.load_extractor("embedded", device="cpu")
+    """Of 128 numbers, with random weights."""
+    return di.load_extractor(FOLDER / "extractor.safetensors", device="cpu")
 
 
 @pytest.fixture(autouse=True)

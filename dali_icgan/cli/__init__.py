@@ -88,7 +88,7 @@ def demo_command(
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.")] = Path("demo.png"),
     folder: Annotated[Path, typer.Option(help="Where images and bank go; used again by the next run.")] = Path("demo"),
     device: Device = None,
-    per_photograph: Annotated[int, typer.Option(min=2, hidden=True)] = 250,
+    per_photograph: Annotated[int, typer.Option(min=2, hidden=True)] = 375,
     seconds: Annotated[float, typer.Option(min=0, hidden=True)] = 1.0,
 ) -> None:
     """Real photographs, an epoch of augmented batches, images/s of each stage, and a page to look at. 1 to 2 minutes."""
@@ -294,7 +294,7 @@ def convert_command(
         Path,
         typer.Argument(
             metavar="IN.pth|embedded",
-            help="An official generator or extractor checkpoint; or the small untrained generator inside the package.",
+            help="An official generator or extractor checkpoint; or the small generator inside the package.",
         ),
     ],
     out: Annotated[Path, typer.Argument(metavar="OUT.safetensors", help="The file to write.")],

@@ -24,7 +24,6 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.operator import DAICGAN, finish
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import TrainTransform, Windows
-from dali_icgan.cli.facts import untrained
 from dali_icgan.cli.page import Page
 from dali_icgan.cli.photographs import PHOTOGRAPHS, cut
 from dali_icgan.cli.preview import check_page, make_page
@@ -69,8 +68,6 @@ def run(out: Path, folder: Path, device: str | None, per_photograph: int, second
     console.print(
         f"[bold]{out}[/]  {page.width} x {page.height} px, look at it. All of this took {perf_counter() - begin:.0f} s."
     )
-    if not generator.trained:
-        console.print(untrained(generator), style="yellow", highlight=False)
 
 
 class _Rate(ProgressColumn):

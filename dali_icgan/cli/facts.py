@@ -17,6 +17,13 @@ def untrained(generator: Generator) -> str:
     return f"generator: {name}, UNTRAINED random weights (pictures show the mechanism, not the quality)"
 
 
+def stranger(generator: Generator) -> str:
+    """What must be said where the embedded generator meets somebody's own images; "" of any other."""
+    if generator.source != "embedded":
+        return ""
+    return "generator: embedded, it knows the photographs of `dali-icgan demo` and not these (the page shows the mechanism, not the quality)"
+
+
 def checkpoint_facts(checkpoint: Checkpoint[Any]) -> list[tuple[str, str]]:
     """What a checkpoint is, as (name, value)."""
     config = checkpoint.config

@@ -1,4 +1,4 @@
-"""Real photographs that come inside scikit-image's and scikit-learn's wheels, cut into a folder of small JPEG files."""
+"""Real photographs that come inside scikit-image's wheel, cut into a folder of small JPEG files."""
 
 import os
 from collections.abc import Callable
@@ -12,20 +12,17 @@ from PIL import Image
 from dali_icgan.data.decode import available_threads
 from dali_icgan.errors import DeviceError
 
-# In the wheels themselves: nothing is downloaded.
+# In scikit-image's wheel itself: nothing is downloaded. All of them may be used, changed and passed on by anybody, so that the embedded
+# generator could learn from them; the words are those of scikit-image's documentation.
 PHOTOGRAPHS = {
-    "astronaut": ("skimage", "data/astronaut.png"),
-    "cameraman": ("skimage", "data/camera.png"),
-    "cat": ("skimage", "data/chelsea.png"),
-    "coffee": ("skimage", "data/coffee.png"),
-    "coins": ("skimage", "data/coins.png"),
-    "flower": ("sklearn", "datasets/images/flower.jpg"),
-    "galaxies": ("skimage", "data/hubble_deep_field.jpg"),
-    "motorcycle": ("skimage", "data/motorcycle_left.png"),
-    "palace": ("sklearn", "datasets/images/china.jpg"),
-    "retina": ("skimage", "data/retina.jpg"),
-    "rocket": ("skimage", "data/rocket.jpg"),
-    "tissue": ("skimage", "data/ihc.png"),
+    "brick": ("brick.png", "CC0, CC0Textures (Bricks25)"),
+    "cat": ("chelsea.png", "CC0, Stefan van der Walt"),
+    "coffee": ("coffee.png", "CC0, Rachel Michetti, courtesy of Pikolo Espresso Bar"),
+    "galaxies": ("hubble_deep_field.jpg", "public domain, NASA (Hubble eXtreme Deep Field)"),
+    "grass": ("grass.png", "CC0, linolafett (DeviantArt)"),
+    "gravel": ("gravel.png", "CC0, CC0Textures (Gravel04)"),
+    "retina": ("retina.jpg", "CC0, Mikael Häggström"),
+    "rocket": ("rocket.jpg", "public domain, SpaceX"),
 }
 SHORTEST, LONGEST = 96, 160  # sides of a patch, in pixels
 _DULL = 25  # the standard deviation below which a patch is bare sky or black border
@@ -37,13 +34,13 @@ def photograph(name: str) -> Image.Image:
     Raises:
         DeviceError: the package that holds it is not installed, or came without it.
     """
-    package, path = PHOTOGRAPHS[name]
     try:
-        with resources.as_file(resources.files(package).joinpath(*path.split("/"))) as file, Image.open(file) as opened:
+        path = resources.files("skimage").joinpath("data", PHOTOGRAPHS[name][0])
+        with resources.as_file(path) as file, Image.open(file) as opened:
             return opened.convert("L" if opened.mode == "L" else "RGB")
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise DeviceError(
-            f"the photographs come inside scikit-image and scikit-learn: pip install 'dali-icgan[demo]' ({error})"
+            f"the photographs come inside scikit-image: pip install 'dali-icgan[demo]' ({error})"
         ) from error
 
 

@@ -13,7 +13,7 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.operator import DAICGAN, Binding
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import EvalTransform, TrainTransform
-from dali_icgan.cli.facts import untrained
+from dali_icgan.cli.facts import stranger, untrained
 from dali_icgan.cli.page import Cell, Page, Pixels, Row, Section, displayed
 from dali_icgan.data import ImageDecoder, Samples, as_samples
 from dali_icgan.data.dataset import IMAGE_EXTENSIONS
@@ -78,6 +78,7 @@ def run(
         generated_transform=None if scale is None else TrainTransform(size, scale=scale),  # type: ignore[arg-type]
         **settings,
     )
+    note = "" if model is None else stranger(model)
     page, shown = make_page(
         dataset,
         augment,
@@ -90,11 +91,12 @@ def run(
         device=device,
         views=n_views,
         exif=exif,
+        note=note,
     )
     page.draw().save(out)
     print(f"{out}: {page.width} x {page.height} px, {shown} samples of {len(dataset)}")
-    if model is not None and not model.trained:
-        print(untrained(model))
+    if note or (model is not None and not model.trained):
+        print(note or untrained(model))
 
 
 def check_page(out: Path) -> None:
@@ -142,6 +144,7 @@ def make_page(
     groups: int = 1,
     views: int = 1,
     exif: bool = False,
+    note: str = "",
 ) -> tuple[Page, int]:
     """A page of some samples: the original, its neighbours where they matter, what training steps see in some epochs, whole
     generations.
@@ -153,6 +156,7 @@ def make_page(
         seed: of the choice of samples, and the loader's.
         groups: blocks of rows side by side.
         views, exif: as the loader's.
+        note: said in a box, unless there is a graver thing to say.
 
     Returns:
         the page, and how many samples are on it.
@@ -186,7 +190,7 @@ def make_page(
     page = Page(
         title,
         _said(augment, transform, seed),
-        _warning(augment, generator),
+        _warning(augment, generator) or note,
         (
             f"{'a neighbour' if generator is None else 'generated'}: takes the photograph's place",
             "the photograph, as training crops it",
@@ -318,9 +322,6 @@ def _warning(augment: DAICGAN, generator: Generator | None) -> str:
     if generator is not None and not generator.trained:
         return untrained(generator)
     extractor = augment.extractor
-    if extractor is None and augment.bank is not None:
-        embedded = load_extractor("embedded", "cpu")
-        extractor = embedded if augment.bank.extractor_fingerprint == embedded.fingerprint else None
     if extractor is not None and not extractor.trained:
         return f"extractor: {Path(extractor.source).name}, UNTRAINED random weights (what it calls near is alike in colour at best)"
     return ""

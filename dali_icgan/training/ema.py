@@ -7,11 +7,14 @@ from torch import nn
 
 
 class ExponentialMovingAverage:
-    """A copy of a model whose parameters and buffers follow it: ``average = decay * average + (1 - decay) * model``.
+    """A copy of a model whose parameters and buffers follow it: ``average = d * average + (1 - d) * model``.
+
+    ``d = min(decay, (1 + n) / (10 + n))``, n the steps since the start: the average reaches over the last tenth of a short run, not
+    back to its first images.
 
     Args:
         model: to follow.
-        decay: in [0, 1).
+        decay: in [0, 1): the most that d becomes.
         start: steps during which the copy is just the model: its first images are not worth remembering.
 
     Buffers (batch statistics, the vectors of spectral norm) are averaged as the official training does.
@@ -27,7 +30,8 @@ class ExponentialMovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """After step number ``step``, counted from 0."""
-        weight = 1.0 if step < self.start else 1 - self.decay
+        since = step - self.start
+        weight = 1.0 if since < 0 else 1 - min(self.decay, (1 + since) / (10 + since))
         theirs = model.state_dict()
         for name, mine in self.model.state_dict().items():
             mine.lerp_(theirs[name].to(mine.dtype), weight) if mine.is_floating_point() else mine.copy_(theirs[name])

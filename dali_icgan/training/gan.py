@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -54,7 +55,7 @@ class GanTraining:
         ema_decay, ema_start: of the moving average that is kept.
         policies: differentiable augmentation, see :func:`augment_differentiably`.
         mirror: whether real images are mirrored at random, and half of the features are of mirrored images.
-        mode_seeking, mode_seeking_limit: weight and limit of the loss that keeps generations of one instance apart; weight 0: none.
+        mode_seeking: weight of the loss that keeps generations of one instance apart, as far as its real images are; 0: none.
         spectral_norm: of the generator: "power" (the weights' largest singular value is followed, as the official training does) or
             "fixed" (each layer is divided by its gain along one direction that never changes: layers may learn a gain, files are the
             same; trains faster in short runs).
@@ -84,8 +85,7 @@ class GanTraining:
     ema_start: int = 200
     policies: tuple[str, ...] = ("translation",)
     mirror: bool = True
-    mode_seeking: float = 0.0
-    mode_seeking_limit: float = 0.2
+    mode_seeking: float = 1.0
     spectral_norm: str = "fixed"
     clip: float | None = None
     autocast: bool = True
@@ -99,7 +99,7 @@ class GanTraining:
             value, least = getattr(self, name), 0 if name == "ema_start" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-        for name in ("generator_lr", "discriminator_lr", "mode_seeking_limit"):
+        for name in ("generator_lr", "discriminator_lr"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
         if self.mode_seeking < 0:
@@ -196,6 +196,7 @@ class GanTrainer:
         )
         self._trained = self._wrapped()
         self.step = 0
+        self.seconds = 0.0  # over all calls of train
         self.history: list[dict[str, float]] = []
         if self._state_path.exists():
             self._load(load_state(self._state_path, self.device))
@@ -256,7 +257,7 @@ class GanTrainer:
             "discriminator_optimiser": self._discriminator_optimiser,
         }
         state = {name: part.state_dict() for name, part in parts.items()}
-        save_state(self._state_path, {**state, **self._identity(), "step": self.step, "history": self.history})
+        save_state(self._state_path, {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history})
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, mine in self._identity().items():
@@ -273,7 +274,7 @@ class GanTrainer:
         self.average.model.load_state_dict(state["average"])
         self._generator_optimiser.load_state_dict(state["generator_optimiser"])
         self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
-        self.step, self.history = state["step"], state["history"]
+        self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
 
     # ------------------------------------------------------------------ training
 
@@ -309,9 +310,10 @@ class GanTrainer:
                     finite(**{name: torch.tensor(mean) for name, mean in means.items()})
                     now = time.monotonic()
                     rate = (self.step - since) * self.settings.batch_size / (now - begun)
+                    self.seconds += now - begun
                     self.history.append({"step": self.step, **means})
                     report(Progress(self.step, means, rate))
-                    sums, since, begun = {}, self.step, now
+                    sums, since, begun = {}, self.step, time.monotonic()
                     if self.instances.rank == 0 and (last or now - saved > save_every):
                         self.save()
                         saved = now
@@ -321,7 +323,7 @@ class GanTrainer:
         size = self.settings.resolution
         with DataLoader(
             self.instances.samples,
-            batch_sampler=self.instances.batches(self.step),
+            batch_sampler=self.instances.batches(self.step, self.settings.mode_seeking > 0),
             transform=EvalTransform(size, size, mean=HALF, std=HALF),
             device=self.device,
             dtype=torch.float32,
@@ -335,17 +337,20 @@ class GanTrainer:
         settings, step = self.settings, self.step
         generator, discriminator, judge = self._trained
         real, real_labels = batch
-        rows, _ = self.instances.real(step)
+        rows, images = self.instances.real(step, settings.mode_seeking > 0)
         real_h = self.instances.features(rows, step, "real", self.device)
         if settings.mirror:
             mirror = torch.rand(len(real), 1, 1, 1, generator=self._random("mirror")) < 0.5
             real = torch.where(mirror.to(self.device), real.flip(3), real)
-        rows, numbers = self.instances.conditions(step)
+        if settings.mode_seeking:
+            half = len(rows) // 2  # rows i and i + half are one instance, under two noises: the instance of two real images
+            rows, numbers = np.tile(rows[:half], 2), np.tile(self.instances.samples.labels[images[:half]], 2)
+        else:
+            rows, numbers = self.instances.conditions(step)
         h = self.instances.features(rows, step, "condition", self.device)
         labels = torch.from_numpy(numbers).to(self.device)
         if settings.mode_seeking:
-            half = len(h) // 2  # rows i and i + half are one instance under two noises
-            h, labels = torch.cat([h[:half], h[:half]]), torch.cat([labels[:half], labels[:half]])
+            h = h[:half].repeat(2, 1)
         z = torch.randn(len(h), self.generator_config.dim_z, generator=self._random("noise")).to(self.device)
         y, real_y = (labels, real_labels) if settings.class_conditional else (None, None)
         self.generator.train()
@@ -364,7 +369,7 @@ class GanTrainer:
             generator_loss = generator_hinge(judge(shown, self._seen(h), y).float())
             losses = {"discriminator": discriminator_loss, "generator": generator_loss}
             if settings.mode_seeking:
-                losses["mode_seeking"] = mode_seeking(generated.float(), settings.mode_seeking_limit)
+                losses["mode_seeking"] = mode_seeking(generated.float(), real)
                 generator_loss = generator_loss + settings.mode_seeking * losses["mode_seeking"]
         self._optimise(self._generator_optimiser, self.generator, generator_loss)
         self.discriminator.requires_grad_(True)

@@ -60,15 +60,22 @@ class Instances:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def real(self, step: int) -> tuple[Rows, Rows]:
-        """Of a step's real samples: the instances' bank rows ``[b]`` and the neighbours' indices in ``samples`` ``[b]``."""
-        n = len(self)
-        position = (step * self.world + self.rank) * self.batch_size + np.arange(self.batch_size)
-        instance = np.empty(self.batch_size, np.int64)
+    def real(self, step: int, pairs: bool = False) -> tuple[Rows, Rows]:
+        """Of a step's real samples: the instances' bank rows ``[b]`` and the neighbours' indices in ``samples`` ``[b]``.
+
+        With ``pairs``, rows i and i + b / 2 are two neighbours of one instance.
+        """
+        n, count = len(self), self.batch_size // 2 if pairs else self.batch_size
+        position = (step * self.world + self.rank) * count + np.arange(count)
+        instance = np.empty(count, np.int64)
         for epoch in np.unique(position // n):
             here = position // n == epoch
             instance[here] = permutation(self.seed, int(epoch), n, position[here] % n)
         pick = self._integers(self.k, "neighbour", step)
+        if pairs:
+            instance = np.concatenate([instance, instance])
+            further = 1 + self._integers(max(self.k - 1, 1), "another neighbour", step)
+            pick[count:] = (pick[:count] + further[:count]) % self.k
         return self._rows[instance], self._near[instance, pick]
 
     def conditions(self, step: int) -> tuple[Rows, Rows]:
@@ -85,9 +92,9 @@ class Instances:
         mirror = self._integers(2, f"mirrored {purpose}", step).astype(bool)
         return torch.where(torch.from_numpy(mirror)[:, None].to(device), self.mirrored.gather(rows, device), features)
 
-    def batches(self, first: int) -> Iterator[list[int]]:
+    def batches(self, first: int, pairs: bool = False) -> Iterator[list[int]]:
         """The indices of the real images of step ``first`` and of all that follow: a batch sampler without an end."""
-        return _Endless(self, first)
+        return _Endless(self, first, pairs)
 
     def _integers(self, high: int, purpose: str, step: int) -> Rows:
         random = random_of(self.seed, purpose, step, self.rank)
@@ -95,12 +102,13 @@ class Instances:
 
 
 class _Endless(Iterator[list[int]]):
-    def __init__(self, instances: Instances, step: int) -> None:
+    def __init__(self, instances: Instances, step: int, pairs: bool) -> None:
         self._instances = instances
         self._step = step
+        self._pairs = pairs
 
     def __next__(self) -> list[int]:
-        _, images = self._instances.real(self._step)
+        _, images = self._instances.real(self._step, self._pairs)
         self._step += 1
         return [int(index) for index in images]
 

@@ -18,17 +18,18 @@ def generator_hinge(generated: Tensor) -> Tensor:
     return -generated.mean()
 
 
-def mode_seeking(images: Tensor, limit: float) -> Tensor:
-    """``-mean(min(|a - b|_1, limit))``, a and b two generations of one instance under different noise, the L1 distance a mean over
-    pixels: below zero as far as noise changes the image, up to ``limit``.
+def mode_seeking(generated: Tensor, real: Tensor) -> Tensor:
+    """``-mean(min(|a - b|_1, |x - y|_1))``, a and b two generations of one instance under different noise, x and y two of its real
+    images, the L1 distance a mean over pixels: below zero as far as noise changes the image, up to what real images differ by.
 
     Args:
-        images: ``[2 m, 3, h, w]``: rows i and i + m are of one instance.
+        generated, real: ``[2 m, 3, h, w]``: rows i and i + m are of one instance, the same in both.
 
-    Source: after Mao et al. 2019 (arXiv 1903.05628); the limit keeps it from being gained at the images' expense.
+    Source: after Mao et al. 2019 (arXiv 1903.05628); the limit is ours: it keeps difference from being gained at the images' expense.
     """
-    a, b = images.chunk(2)
-    return -(a - b).abs().mean((1, 2, 3)).clamp(max=limit).mean()
+    (a, b), (x, y) = generated.chunk(2), real.chunk(2)
+    limit = (x - y).abs().mean((1, 2, 3)).detach()
+    return -torch.minimum((a - b).abs().mean((1, 2, 3)), limit).mean()
 
 
 def finite(**losses: Tensor) -> None:

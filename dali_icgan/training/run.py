@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -156,8 +155,9 @@ def train(
     gan = training.gan
     if gan.batch_size % world:
         raise ValueError(f"batch_size must be a multiple of the {world} ranks, got {gan.batch_size}")
+    if gan.mode_seeking and gan.batch_size // world % 2:
+        raise ValueError(f"batch_size must be even on each of the {world} ranks with mode_seeking, got {gan.batch_size}")
     out.mkdir(parents=True, exist_ok=True)
-    begun = time.monotonic()
     with _first_before_others(rank):
         if rank == 0:
             _check_images(samples, gan)
@@ -196,7 +196,7 @@ def train(
     figures = evaluate(
         generator, seer, bank, samples, neighbours_k=max(gan.k, 2), samples=training.samples, seed=gan.seed
     )
-    seconds = _seconds(out, time.monotonic() - begun)
+    seconds = _seconds(out, trainer.seconds)
     write_whole(out / "quality.json", lambda file: file.write(json.dumps(figures, indent=1).encode()))
     write_report(
         out / "report.md",
@@ -335,7 +335,7 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
         "settings": json.loads(json.dumps(asdict(replace(training, gan=replace(training.gan, steps=1))))),
     }
     if not path.exists():
-        text = json.dumps({**mine, "seconds": 0.0}, indent=1).encode()
+        text = json.dumps(mine, indent=1).encode()
         write_whole(path, lambda file: file.write(text))
         return
     theirs = json.loads(path.read_text())
@@ -357,14 +357,14 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
             yield f"{prefix}{key}", a, b
 
 
-def _seconds(out: Path, now: float) -> float:
-    """How long the run took over all its calls; adds this one."""
-    path = out / "run.json"
-    noted = json.loads(path.read_text())
-    noted["seconds"] += now
-    text = json.dumps(noted, indent=1).encode()
-    write_whole(path, lambda file: file.write(text))
-    return float(noted["seconds"])
+def _seconds(out: Path, generator: float) -> float:
+    """How long the networks were trained, over all calls; noted in ``run.json``."""
+    about = out / "extractor.json"
+    seconds = generator + (json.loads(about.read_text())["seconds"] if about.exists() else 0.0)
+    noted = json.loads((out / "run.json").read_text())
+    text = json.dumps({**noted, "seconds": round(seconds, 1)}, indent=1).encode()
+    write_whole(out / "run.json", lambda file: file.write(text))
+    return float(seconds)
 
 
 def _plain(settings: Any) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bank(folder):
     path = folder.parent / "bank"
-    FeatureBank.build(folder, load_extractor("embedded", "cpu", resolution=32), path, progress=False)
+    FeatureBank.build(folder, load_extractor("embedded", "cpu", resolution=64), path, progress=False)
     return path
 
 
@@ -158,7 +158,7 @@ def test_preview_writes_a_page(folder, bank, tmp_path, with_bank):
     with Image.open(page) as image:
         assert f"{image.width} x {image.height} px" in said
         assert image.size > (600, 400)
-    assert "UNTRAINED" in said
+    assert "embedded, it knows the photographs of `dali-icgan demo` and not these" in said
 
 
 @pytest.mark.dali
@@ -286,10 +286,11 @@ def test_convert_says_what_it_recognised(tmp_path, kind, read):
 def test_convert_writes_the_embedded_generator(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     said = run("convert", "embedded", "out.safetensors")
-    assert "generator, UNTRAINED" in said
+    assert "generator" in said
+    assert "UNTRAINED" not in said
     assert "->" not in said
     assert read_generator("out.safetensors").fingerprint == read_generator("embedded").fingerprint
-    assert not load_generator("out.safetensors", "cpu").trained
+    assert load_generator("out.safetensors", "cpu").trained
 
 
 @pytest.mark.parametrize(
@@ -321,7 +322,7 @@ def test_demo_draws_its_page_and_uses_its_folder_again(tmp_path):
         assert image.mode == "RGB"
     for stage in ("read", "decode", "features", "generate", "assemble", "loader, p = 0 ", "loader, p = 0.5"):
         assert stage in said
-    assert "UNTRAINED" in said
+    assert "UNTRAINED" not in said
     samples = as_samples(folder / "images")
     assert samples.classes == sorted(photographs.PHOTOGRAPHS)
     assert len(samples) == 3 * len(photographs.PHOTOGRAPHS)
@@ -338,13 +339,13 @@ def test_demo_draws_its_page_and_uses_its_folder_again(tmp_path):
 
 def test_demo_of_bad_input(tmp_path, monkeypatch):
     assert "--out must end in .png" in error("demo", "--out", tmp_path / "demo.gif")
-    monkeypatch.setitem(photographs.PHOTOGRAPHS, "astronaut", ("no_such_package", "data/x.png"))
+    monkeypatch.setitem(photographs.PHOTOGRAPHS, "another", ("missing.png", "CC0"))
     said = run("demo", "--out", tmp_path / "demo.png", "--folder", tmp_path / "demo", code=1)
     assert "pip install 'dali-icgan[demo]'" in said.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize("name", sorted(photographs.PHOTOGRAPHS))
-def test_photographs_are_inside_the_wheels_and_patches_vary(name):
+def test_photographs_are_inside_the_wheel_and_patches_vary(name):
     image = photographs.photograph(name)
     patches = [photographs.patch(image, number) for number in range(4)]
     assert [p.tobytes() for p in patches] == [photographs.patch(image, number).tobytes() for number in range(4)]

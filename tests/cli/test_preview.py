@@ -16,6 +16,7 @@ from dali_icgan.models.checkpoint import Checkpoint, write_checkpoint
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator
 from tests import photos
 from tests.cli.test_commands import error, run
+from tests.untrained import FOLDER
 
 pytestmark = pytest.mark.dali
 SHAPE = {"samples": 3, "epochs": range(3), "draws": 0, "seed": 1, "device": "cpu"}
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bank(folder):
     path = folder.parent / "bank"
-    return FeatureBank.build(folder, load_extractor("embedded", "cpu", resolution=32), path, progress=False)
+    return FeatureBank.build(folder, load_extractor(FOLDER / "extractor.safetensors", "cpu", resolution=32), path, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +132,7 @@ def test_neighbours_of_classes_that_the_folder_lacks(folder, bank, tmp_path):
 def test_an_untrained_extractor_is_said_of_retrieval(folder, bank, extractor):
     augment = DAICGAN(generator=None, bank=bank, extractor=extractor.at_resolution(32), source="neighbour", k=3)
     page = page_of(folder, augment)
-    assert page._warning[0].startswith("extractor: embedded, UNTRAINED random weights")
-    # A bank knows whose features it holds.
-    assert page_of(folder, DAICGAN(generator=None, bank=bank, source="neighbour", k=3))._warning == page._warning
+    assert page._warning[0].startswith("extractor: extractor.safetensors, UNTRAINED random weights")
 
 
 def test_a_generations_neighbour_is_numbered_and_a_random_one_named(folder, bank, generator):
@@ -207,7 +206,7 @@ def test_exif_turns_originals_neighbours_and_crops(folder, tmp_path, generator):
     for i in range(4):
         pixels = Image.fromarray(photos.patch("coffee", i))
         pixels.save(tmp_path / "images" / "a" / f"{i}.jpg", exif=exif)
-    at = load_extractor("embedded", "cpu", resolution=32)
+    at = load_extractor(FOLDER / "extractor.safetensors", "cpu", resolution=32)
     banks = {
         turned: FeatureBank.build(tmp_path / "images", at, tmp_path / f"{turned}", exif=turned, progress=False)
         for turned in (False, True)
@@ -222,6 +221,7 @@ def test_exif_turns_originals_neighbours_and_crops(folder, tmp_path, generator):
     assert sizes[True] != sizes[False]
     for turned in (False, True):
         more = ["--bank", tmp_path / f"{turned}", "-o", tmp_path / "page.png", "--size", 48, "--device", "cpu"]
+        more += ["--generator", FOLDER / "generator.safetensors"]
         run("preview", tmp_path / "images", *more, *(["--exif"] if turned else []))
         said = error("preview", tmp_path / "images", *more, *([] if turned else ["--exif"]))
         assert f"must be of images seen with exif={not turned}" in said
@@ -243,7 +243,7 @@ def drawn(folder, bank, tmp_path, monkeypatch):
     monkeypatch.setattr(preview, "make_page", make_page)
 
     def draw(*more, bank=bank.path):
-        options = [] if bank is None else ["--bank", bank]
+        options = [] if bank is None else ["--bank", bank, "--generator", FOLDER / "generator.safetensors"]
         run(
             "preview",
             folder,
@@ -343,7 +343,7 @@ def test_bad_options_are_named(folder, bank, tmp_path, monkeypatch, more, messag
     }
     for name, text in files.items():
         (tmp_path / f"{name}.json").write_text(text)
-    options = ["--bank", bank.path, *more[1:]] if more[0] == "BANK" else more
+    options = ["--bank", bank.path, "--generator", FOLDER / "generator.safetensors", *more[1:]] if more[0] == "BANK" else more
     arguments = ["preview", folder, "-o", tmp_path / "page.png", "--device", "cpu", *options]
     if message is None:
         assert "Invalid value" in run(*arguments, code=2)

@@ -4,6 +4,7 @@ import torch
 from dali_icgan.engine import convert, load_extractor, load_generator
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from tests.golden import own
+from tests.untrained import FOLDER
 
 
 def test_a_generator_loads_back_bit_for_bit(tmp_path):
@@ -34,7 +35,7 @@ def test_an_extractor_keeps_its_notice_though_its_heads_go(tmp_path):
 
 
 def test_an_untrained_one_stays_labelled(tmp_path):
-    convert("embedded", tmp_path / "x.safetensors")
+    convert(FOLDER / "generator.safetensors", tmp_path / "x.safetensors")
     assert not load_generator(tmp_path / "x.safetensors", "cpu").trained
 
 

@@ -6,6 +6,7 @@ from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops import prepare_features
 from tests.engine.test_generator import other_company
 from tests.models.test_resnet import torchvision_trunk
+from tests.untrained import FOLDER
 
 BOUNDS = {torch.float32: 1e-4, torch.float64: 1e-10}
 
@@ -54,13 +55,14 @@ def test_says_what_it_is(embedded):
     assert (embedded.dim, embedded.resolution, embedded.align_corners, embedded.input_size) == (128, 32, False, 32)
     assert (embedded.source, embedded.trained, embedded.device.type, embedded.dtype) == (
         "embedded",
-        False,
+        True,
         "cpu",
         torch.float32,
     )
     assert embedded.parameters_count > 100_000
     assert len(embedded.fingerprint) == 64
-    assert "UNTRAINED" in repr(embedded)
+    assert "UNTRAINED" not in repr(embedded)
+    assert "UNTRAINED" in repr(load_extractor(FOLDER / "extractor.safetensors", "cpu"))
     large = load_extractor(torchvision_trunk("bottleneck", (1, 1, 1, 1)).state_dict(), "cpu")
     assert (large.dim, large.resolution, large.input_size, large.trained) == (2048, None, 224, True)
 

@@ -35,12 +35,13 @@ def trainer(banks, samples, tmp_path):
 
 def everything(trainer):
     state = load_state(trainer.folder / "gan-state.pt")
+    assert state.pop("seconds") > 0
     return json.loads(json.dumps(state, default=lambda tensor: tensor.tolist()))
 
 
 VARIANTS = [
     {},
-    {"mode_seeking": 1.0, "policies": ("colour", "translation", "cutout")},
+    {"mode_seeking": 0.0, "policies": ("colour", "translation", "cutout")},
     {"class_conditional": True, "shared_dim": 4},
     {"spectral_norm": "power", "mirror": False, "clip": 0.5},
     {"attention": (16,), "policies": ()},
@@ -74,7 +75,7 @@ def test_a_finished_run_does_nothing_and_more_steps_go_on(trainer, tmp_path):
 
 def test_what_was_learnt_changes_with_every_setting_that_matters(trainer, tmp_path):
     results = []
-    for i, variant in enumerate([{}, {"seed": 1}, *VARIANTS[1:], {"ema_decay": 0.5}, {"generator_lr": 1e-3}]):
+    for i, variant in enumerate([{}, {"seed": 1}, *VARIANTS[1:], {"ema_decay": 0.05}, {"generator_lr": 1e-3}]):
         each = trainer(tmp_path / str(i), **variant)
         each.train()
         results.append(each.average.model.state_dict()["output_layer.2.weight"])
@@ -82,11 +83,12 @@ def test_what_was_learnt_changes_with_every_setting_that_matters(trainer, tmp_pa
         assert not any(a.shape == b.shape and torch.equal(a, b) for b in results[i + 1 :])
 
 
-def test_one_step_by_hand(trainer, monkeypatch):
+@pytest.mark.parametrize("weight", [0.0, 0.7])
+def test_one_step_by_hand(trainer, weight):
     """The losses of the first step, written out."""
-    each = trainer(policies=(), mirror=False)
-    rows, _ = each.instances.real(0)
-    conditions, _ = each.instances.conditions(0)
+    each = trainer(policies=(), mirror=False, mode_seeking=weight)
+    rows, _ = each.instances.real(0, pairs=weight > 0)
+    conditions = rows if weight else each.instances.conditions(0)[0]
     with each._images() as images:
         batch = next(images)
     bank = each.instances.bank
@@ -104,6 +106,11 @@ def test_one_step_by_hand(trainer, monkeypatch):
     losses = each._train_step(batch)
     assert losses["discriminator"].item() == pytest.approx(float(want), rel=1e-5)
     assert torch.isfinite(losses["generator"])
+    assert set(losses) == {"discriminator", "generator"} | ({"mode_seeking"} if weight else set())
+    if weight:
+        assert rows[:4].tolist() == rows[4:].tolist()
+        far, most = ((x[:4] - x[4:]).abs().mean((1, 2, 3)) for x in (fake, batch[0]))
+        assert losses["mode_seeking"].item() == pytest.approx(-float(torch.minimum(far, most).mean()), rel=1e-5)
 
 
 def test_features_are_told_apart_from_the_first_step_on(trainer):
@@ -200,7 +207,7 @@ def test_progress_is_told(trainer):
     told = []
     trainer(steps=5).train(report_every=2, report=told.append)
     assert [each.step for each in told] == [2, 4, 5]
-    assert set(told[0].losses) == {"discriminator", "generator"}
+    assert set(told[0].losses) == {"discriminator", "generator", "mode_seeking"}
     assert all(each.rate > 0 for each in told)
 
 

@@ -35,6 +35,26 @@ def test_real_images_are_neighbours_of_their_instance_evenly(instances, banks):
     assert abs(seen - expected).max() < 6 * expected**0.5
 
 
+def test_pairs_are_two_neighbours_of_one_instance(banks, samples):
+    near = banks[0].neighbours(5)
+    instances = Instances(*banks, samples, k=5, batch_size=8, seed=3)
+    order, seen = [], np.zeros((N, 5, 5), int)
+    endless = instances.batches(0, pairs=True)
+    for step in range(1200):
+        rows, images = instances.real(step, pairs=True)
+        assert next(endless) == images.tolist()
+        assert rows[:4].tolist() == rows[4:].tolist()
+        places = (near[rows] == images[:, None]).argmax(1)
+        assert (near[rows, places] == images).all()
+        np.add.at(seen, (rows[:4], places[:4], places[4:]), 1)
+        order += rows[:4].tolist()
+    assert sorted(order[:N]) == sorted(order[N : 2 * N]) == list(range(N))
+    together = seen.sum(0)
+    assert np.diag(together).tolist() == [0] * 5  # never an image with itself
+    expected = 1200 * 4 / 20
+    assert abs(together[~np.eye(5, dtype=bool)] - expected).max() < 6 * expected**0.5
+
+
 def test_conditions_are_any_instance_with_a_neighbours_label(instances, banks, samples):
     near, rows_seen = banks[0].neighbours(5), []
     for step in range(300):

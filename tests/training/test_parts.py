@@ -32,13 +32,18 @@ def test_scores_beyond_the_margin_have_no_gradient():
     assert generated.grad.tolist() == [0, 0.5]
 
 
-def test_mode_seeking_is_the_distance_of_pairs_up_to_the_limit():
-    images = torch.rand(6, 3, 4, 4, dtype=torch.float64)
-    images[3] = images[0]  # noise changes nothing
-    images[4] = images[1] + 5  # noise changes everything
-    difference = (images[5] - images[2]).abs().mean()
-    want = -(0 + 0.1 + min(float(difference), 0.1)) / 3
-    assert float(mode_seeking(images, 0.1)) == pytest.approx(want, abs=1e-15)
+def test_mode_seeking_is_the_distance_of_pairs_up_to_that_of_real_ones():
+    generated, real = torch.rand(2, 6, 3, 4, 4, dtype=torch.float64)
+    generated[3] = generated[0]  # noise changes nothing
+    generated[4] = generated[1] + 5  # noise changes more than real images differ by
+    generated[5] = generated[2] + 0.01  # and less
+    generated.requires_grad_()
+    loss = mode_seeking(generated, real.requires_grad_())
+    assert loss.item() == pytest.approx(-(0 + (real[4] - real[1]).abs().mean().item() + 0.01) / 3, abs=1e-15)
+    loss.backward()
+    assert real.grad is None
+    assert generated.grad[1].abs().sum() == generated.grad[4].abs().sum() == 0  # far enough apart
+    assert torch.allclose(generated.grad[5], torch.tensor(-1 / 3 / 48, dtype=torch.float64), atol=1e-15)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -103,7 +108,7 @@ def test_colour_keeps_what_it_must():
 
 def test_the_average_in_float64_by_hand():
     model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)).double()
-    average = ExponentialMovingAverage(model, 0.9, start=2)
+    average = ExponentialMovingAverage(model, 0.24, start=2)
     want = {}
     for step in range(6):
         with torch.no_grad():
@@ -115,7 +120,8 @@ def test_the_average_in_float64_by_hand():
             if step < 2 or not tensor.is_floating_point():
                 want[name] = tensor.clone()
             else:
-                want[name] = 0.9 * want[name] + 0.1 * tensor
+                d = (0.1, 2 / 11, 0.24, 0.24)[step - 2]  # rises to the decay that was asked for
+                want[name] = d * want[name] + (1 - d) * tensor
     for name, tensor in average.model.state_dict().items():
         assert torch.allclose(tensor, want[name], rtol=0, atol=1e-14), name
     assert not any(parameter.requires_grad for parameter in average.model.parameters())

@@ -1,10 +1,9 @@
-"""Writes the embedded generator and extractor with random weights: ``python -m dali_icgan.embedded.make_untrained [FOLDER]``.
+"""A small generator and extractor with random weights: ``python -m tests.untrained`` writes tests/files/untrained.
 
-They exercise every step of the package and show what it does, but they have learnt nothing: their images are coloured blotches.
-Batch-norm statistics are measured, so that activations and images use their range.
+They exercise every step of the package, but have learnt nothing: their images are coloured blotches. Batch-norm statistics are measured,
+so that activations and images use their range.
 """
 
-import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +14,7 @@ from dali_icgan.models.checkpoint import Checkpoint, write_checkpoint
 from dali_icgan.models.generator import BatchNorm, ConditionalBatchNorm, GeneratorConfig, ICGenerator, SpectralLinear
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 
+FOLDER = Path(__file__).parent / "files" / "untrained"
 EXTRACTOR = ResNetConfig("basic", (1, 1, 1, 1), 16, stem_kernel=3, stem_stride=2, stem_pool=False, input_size=32)
 GENERATOR = GeneratorConfig(
     resolution=32, channels=16, z_chunk=16, feature_dim=EXTRACTOR.dim, shared_dim_feat=48, n_classes=1, shared_dim=1
@@ -127,11 +127,11 @@ def main(folder: Path) -> None:
         features = F.normalize(torch.cat([extractor(batch) for batch in images.split(256)]))
         model = make_generator(features, generator)
     for checkpoint in (
-        Checkpoint("generator", GENERATOR, floats(model), source="make_untrained.py", trained=False),
-        Checkpoint("extractor", EXTRACTOR, floats(extractor), source="make_untrained.py", trained=False),
+        Checkpoint("generator", GENERATOR, floats(model), source="tests/untrained.py", trained=False),
+        Checkpoint("extractor", EXTRACTOR, floats(extractor), source="tests/untrained.py", trained=False),
     ):
         write_checkpoint(folder / f"{checkpoint.kind}.safetensors", checkpoint, torch.float16)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent)
+    main(FOLDER)

@@ -1,0 +1,187 @@
+"""The studies in benchmarks/: what is compared is comparable, and the page says what the lines say."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dali_icgan.training.extractor import ExtractorTraining
+from dali_icgan.training.gan import GanTraining
+from dali_icgan.training.run import Training
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import evidence  # noqa: E402
+import evidence_data  # noqa: E402
+import evidence_page  # noqa: E402
+
+ARMS = (evidence.Arm("handcrafted"), evidence.Arm("daicgan", 0.5), evidence.Arm("retrieval", 0.5))
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """The digits study at a size that takes seconds."""
+    gan = GanTraining(channels=4, z_chunk=4, shared_dim_feat=8, batch_size=8, k=5, steps=3, ema_start=2, mirror=False)
+    training = Training(
+        gan=gan, extractor=ExtractorTraining(steps=4, batch_size=16, width=8), look_every=3, look_samples=12, samples=12
+    )
+    study = replace(
+        evidence.STUDIES["digits"], labelled=2, size=8, width=8, steps=4, batch_size=10, k=5, training=training
+    )
+    monkeypatch.setitem(evidence.STUDIES, "digits", study)
+    monkeypatch.setattr(evidence, "ARMS", ARMS)
+    return study
+
+
+def go(folder: Path, *more: str) -> list[dict]:
+    out = folder / "lines.jsonl"
+    evidence.main(["digits", "--out", str(out), "--work", str(folder / "work"), "--device", "cpu", *more])
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+@pytest.mark.dali
+def test_a_study_goes_on_where_it_was_stopped_and_refuses_another(tiny, tmp_path, monkeypatch):
+    lines = go(tmp_path, "--seeds", "1")
+    assert [line["kind"] for line in lines] == ["study", "run", "run", "run"]
+    assert lines[0]["images"] == {"validation": 300, "test": 497, "train": 1000, "labelled": 20}
+    assert [(line["method"], line["p"], line["seed"]) for line in lines[1:]] == [(a.method, a.p, 0) for a in ARMS]
+    # As if it had been killed before the last run: that one alone is run again, and comes out the same.
+    out = tmp_path / "lines.jsonl"
+    out.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
+    again = go(tmp_path, "--seeds", "1")
+    same = ("method", "p", "seed", "validation_accuracy", "test_accuracy", "last_loss")
+    assert [[line.get(key) for key in same] for line in again] == [[line.get(key) for key in same] for line in lines]
+    assert again[:-1] == lines[:-1]
+    monkeypatch.setitem(evidence.STUDIES, "digits", replace(tiny, lr=0.01))
+    with pytest.raises(SystemExit, match="must hold runs of this study alone"):
+        go(tmp_path, "--seeds", "1")
+    monkeypatch.setitem(evidence.STUDIES, "digits", tiny)
+
+    runs = evidence.Runs(tiny, tmp_path / "work" / "images", tmp_path / "work" / "models", torch.device("cpu"))
+    first, second = runs.labelled(0), runs.labelled(1)
+    assert np.bincount(runs.labels[first]).tolist() == [2] * 10
+    assert first != second
+    assert first == runs.labelled(0)
+
+
+@pytest.mark.dali
+def test_arms_of_a_seed_differ_by_the_augmentation_alone(tiny, tmp_path, monkeypatch):
+    """With p = 0 an arm is the handcrafted one, to the bit."""
+    evidence_data.write(evidence_data.digits(), tmp_path / "images")
+    evidence.train(tmp_path / "images" / "train", tmp_path / "models", tiny.training, device="cpu", progress=False)
+    runs = evidence.Runs(tiny, tmp_path / "images", tmp_path / "models", torch.device("cpu"))
+
+    def result(arm, seed=3):
+        return {key: value for key, value in runs.run(arm, seed, tiny.steps).items() if key != "seconds"}
+
+    plain = result(evidence.Arm("handcrafted"))
+    for method in ("daicgan", "retrieval", "random"):
+        assert result(evidence.Arm(method, 0.0)) == plain
+        assert result(evidence.Arm(method, 1.0)) != plain
+    assert result(evidence.Arm("daicgan", 1.0)) != result(evidence.Arm("random", 1.0))
+    assert result(evidence.Arm("randaugment")) != plain
+    assert result(evidence.Arm("handcrafted"), seed=4) != plain
+
+
+def test_randaugment_is_a_function_of_the_seed():
+    images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    state = torch.random.get_rng_state()
+    first, second, other = (evidence._randaugment(seed)(images) for seed in (0, 0, 1))
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_no_pixel_of_a_photograph_is_in_two_splits(monkeypatch):
+    """Every photograph is replaced by one whose grey levels name the region that may be seen."""
+    seen: dict[str, set[int]] = {}
+
+    def marked(path):
+        image = Image.new("L", (600, 400), 60)
+        image.paste(140, (300, 0, 600, 200))
+        image.paste(220, (300, 200, 600, 400))
+        return image
+
+    monkeypatch.setattr(evidence_data.Image, "open", marked)
+    monkeypatch.setattr(evidence_data, "_jpeg", lambda image: np.asarray(image).tobytes())
+    monkeypatch.setattr(evidence_data, "_PATCHES", dict.fromkeys(evidence_data.SPLITS, 40))
+    for split, _, data in evidence_data.patches():
+        seen.setdefault(split, set()).update(data)
+    assert seen == {"train": {60}, "validation": {140}, "test": {220}}
+
+
+def test_a_missing_archive_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.tar\.xz is missing: the study reads CIFAR-10 as JPEG files"):
+        list(evidence_data.cifar10(tmp_path / "nothing.tar.xz"))
+
+
+def lines(accuracies: dict[tuple[str, float], tuple[list[float], list[float]]]) -> list[dict]:
+    """A study's lines, from (validation, test) by seed."""
+    mine = {"study": "digits", "identity": "x"}
+    head = {"kind": "study", "images": {"labelled": 10}}
+    runs = [
+        {"kind": "run", "method": method, "p": p, "seed": seed, "steps": 9, "validation_accuracy": v, "test_accuracy": t}
+        for (method, p), (validation, test) in accuracies.items()
+        for seed, (v, t) in enumerate(zip(validation, test, strict=True))
+    ]
+    return [{**mine, **line} for line in (head, *runs)]
+
+
+BASE = {
+    ("handcrafted", 0.0): ([80.0, 82.0], [81.0, 83.0]),
+    ("randaugment", 0.0): ([70.0, 72.0], [91.0, 93.0]),  # best on test, not on validation
+    ("daicgan", 0.1): ([84.0, 86.0], [84.0, 87.0]),
+    ("daicgan", 0.5): ([80.0, 80.0], [95.0, 95.0]),
+    ("retrieval", 0.1): ([80.0, 80.0], [84.5, 86.0]),
+    ("random", 0.1): ([60.0, 60.0], [60.0, 64.0]),
+}
+
+
+def test_choices_are_made_on_validation_images():
+    results = evidence_page.Results("digits", lines(BASE))
+    assert results.chosen(("daicgan",)) == ("daicgan", 0.1)
+    assert results.chosen(evidence_page.CONTROLS) == ("handcrafted", 0.0)
+    said = evidence_page.sentence(results)
+    assert "p = 0.1 a classifier reaches 85.5%, above the best handcrafted arm (handcrafted, 82.0%): +3.5" in said
+    assert "not distinguishable from retrieval of real neighbours at the same p: +0.2 (-0.5 to +1.0)" in said
+
+
+def test_differences_are_of_pairs_and_incomplete_seeds_do_not_count():
+    more = dict(BASE)
+    more["handcrafted", 0.0] = ([80.0, 82.0, 99.0], [81.0, 83.0, 99.0])
+    results = evidence_page.Results("digits", lines(more))
+    assert results.seeds == [0, 1]
+    difference = results.difference(("daicgan", 0.1), ("handcrafted", 0.0))
+    assert difference.values.tolist() == [3.0, 4.0]
+    assert difference.verdict == "above"
+    assert results.difference(("handcrafted", 0.0), ("daicgan", 0.1)).verdict == "below"
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    """Over many samples of 20 normal numbers the interval misses the mean about 5% of the time (a little more: it is a bootstrap)."""
+    random = np.random.default_rng(0)
+    missed = 0
+    for _ in range(400):
+        low, high = evidence_page.interval(random.normal(3.0, 2.0, 20))
+        missed += not low <= 3.0 <= high
+    assert 0.03 < missed / 400 < 0.11
+
+
+def test_lines_of_two_studies_are_refused():
+    mixed = lines(BASE)
+    mixed[-1]["identity"] = "y"
+    with pytest.raises(ValueError, match="all lines must be of one study"):
+        evidence_page.Results("digits", mixed)
+
+
+def test_the_page_is_the_recorded_runs():
+    done = subprocess.run(
+        [sys.executable, "benchmarks/evidence_page.py", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
