@@ -83,9 +83,7 @@ STUDIES = {
         lr=0.05,
         k=10,
         training=Training(
-            gan=GanTraining(
-                channels=8, discriminator_channels=10, steps=2500, k=10, mirror=False, ema_decay=0.998
-            ),
+            gan=GanTraining(channels=8, discriminator_channels=10, steps=2500, k=10, mirror=False, ema_decay=0.998),
             extractor=ExtractorTraining(steps=300, batch_size=250, crop_scale=(0.6, 1.0), flip=0.0),
             look_every=500,
             look_samples=300,
@@ -302,7 +300,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="the lines; default: benchmarks/results/evidence/STUDY.jsonl")
     parser.add_argument("--work", type=Path, help="images and models; default: build/evidence/STUDY")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--cifar10", type=Path, default=Path(evidence_data.CIFAR10), help="the archive of its JPEG files")
+    parser.add_argument(
+        "--cifar10", type=Path, default=Path(evidence_data.CIFAR10), help="the archive of its JPEG files"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     given = parser.parse_args(arguments)
     study, device = STUDIES[given.study], torch.device(given.device)
@@ -313,7 +313,9 @@ def main(arguments: list[str] | None = None) -> None:
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     strange = [line for line in lines if {key: line.get(key) for key in mine} != mine]
     if strange:
-        sys.exit(f"{out} must hold runs of this study alone, {mine}, got one of {strange[0].get('identity')}: move it away")
+        sys.exit(
+            f"{out} must hold runs of this study alone, {mine}, got one of {strange[0].get('identity')}: move it away"
+        )
     runs = Runs(study, images, models, device)
     heads = [line for line in lines if line["kind"] == "study"]
     if not heads:

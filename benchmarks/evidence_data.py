@@ -30,7 +30,11 @@ def digits() -> Iterator[One]:
     for split, rows in zip(SPLITS, np.split(order, (1000, 1300)), strict=True):
         for row in rows:
             pixels = (data.images[row] * (255 / 16)).round().astype(np.uint8)
-            yield split, str(data.target[row]), _jpeg(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC))
+            yield (
+                split,
+                str(data.target[row]),
+                _jpeg(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BICUBIC)),
+            )
 
 
 def cifar10(archive: Path) -> Iterator[One]:

@@ -132,7 +132,7 @@ def table(results: Results) -> str:
     base = ("handcrafted", 0.0)
     ours, control = results.chosen(("daicgan",)), results.chosen(CONTROLS)
     rows = [
-        "| arm | steps | validation | test | test − handcrafted | by seed |",
+        "| arm | steps | validation | test | test, less handcrafted | by seed |",
         "|---|---|---|---|---|---|",
     ]
     for arm in results.arms:
@@ -162,7 +162,9 @@ def plot(results: Results, path: Path) -> None:
         axes.plot(values.mean(), row, "D", color=colour, markersize=6)
     axes.set_yticks(range(len(arms)), [label(arm) + (" ✓" if arm in (ours, control) else "") for arm in arms])
     axes.set_xlabel("test accuracy, %")
-    axes.set_title(f"{TITLES[results.name]}: seeds, mean, 95% interval; ✓ chosen on validation images", fontsize=10, loc="left")
+    axes.set_title(
+        f"{TITLES[results.name]}: seeds, mean, 95% interval; ✓ chosen on validation images", fontsize=10, loc="left"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.25)
@@ -230,7 +232,8 @@ if __name__ == "__main__":
     wanted = page(studies)
     if "--check" in sys.argv[1:]:
         sys.exit(
-            (not path.exists() or wanted != path.read_text()) and "docs/evidence.md: run python benchmarks/evidence_page.py"
+            (not path.exists() or wanted != path.read_text())
+            and "docs/evidence.md: run python benchmarks/evidence_page.py"
         )
     path.write_text(wanted)
     (ROOT / "docs" / "evidence").mkdir(exist_ok=True)

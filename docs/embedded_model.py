@@ -39,7 +39,9 @@ def export(run: Path, images: Path, training: Training) -> tuple[int, float]:
     """Put the run's generator and extractor into the package, as half precision; returns the steps and seconds of training."""
     extractor = read_extractor(run / "extractor.safetensors")
     bank, mirrored = FeatureBank.open(run / "bank"), FeatureBank.open(run / "bank-mirrored")
-    instances = Instances(bank, mirrored, as_samples(images), training.gan.k, training.gan.batch_size, training.gan.seed)
+    instances = Instances(
+        bank, mirrored, as_samples(images), training.gan.k, training.gan.batch_size, training.gan.seed
+    )
     trainer = GanTrainer(training.gan, instances, run)
     for checkpoint in (trainer.checkpoint(), extractor):
         write_checkpoint(EMBEDDED / f"{checkpoint.kind}.safetensors", checkpoint, torch.float16)
@@ -71,7 +73,11 @@ def page(figures: dict[str, float], steps: int, seconds: float, training: Traini
         if name in figures
     )
     processor = next(
-        (line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        (
+            line.split(":", 1)[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if "model name" in line
+        ),
         platform.processor(),
     )
     return f"""# The embedded generator and extractor

@@ -126,7 +126,15 @@ def lines(accuracies: dict[tuple[str, float], tuple[list[float], list[float]]]) 
     mine = {"study": "digits", "identity": "x"}
     head = {"kind": "study", "images": {"labelled": 10}}
     runs = [
-        {"kind": "run", "method": method, "p": p, "seed": seed, "steps": 9, "validation_accuracy": v, "test_accuracy": t}
+        {
+            "kind": "run",
+            "method": method,
+            "p": p,
+            "seed": seed,
+            "steps": 9,
+            "validation_accuracy": v,
+            "test_accuracy": t,
+        }
         for (method, p), (validation, test) in accuracies.items()
         for seed, (v, t) in enumerate(zip(validation, test, strict=True))
     ]

@@ -257,7 +257,10 @@ class GanTrainer:
             "discriminator_optimiser": self._discriminator_optimiser,
         }
         state = {name: part.state_dict() for name, part in parts.items()}
-        save_state(self._state_path, {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history})
+        save_state(
+            self._state_path,
+            {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history},
+        )
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, mine in self._identity().items():
@@ -343,7 +346,9 @@ class GanTrainer:
             mirror = torch.rand(len(real), 1, 1, 1, generator=self._random("mirror")) < 0.5
             real = torch.where(mirror.to(self.device), real.flip(3), real)
         if settings.mode_seeking:
-            half = len(rows) // 2  # rows i and i + half are one instance, under two noises: the instance of two real images
+            half = (
+                len(rows) // 2
+            )  # rows i and i + half are one instance, under two noises: the instance of two real images
             rows, numbers = np.tile(rows[:half], 2), np.tile(self.instances.samples.labels[images[:half]], 2)
         else:
             rows, numbers = self.instances.conditions(step)

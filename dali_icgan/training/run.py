@@ -156,7 +156,9 @@ def train(
     if gan.batch_size % world:
         raise ValueError(f"batch_size must be a multiple of the {world} ranks, got {gan.batch_size}")
     if gan.mode_seeking and gan.batch_size // world % 2:
-        raise ValueError(f"batch_size must be even on each of the {world} ranks with mode_seeking, got {gan.batch_size}")
+        raise ValueError(
+            f"batch_size must be even on each of the {world} ranks with mode_seeking, got {gan.batch_size}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with _first_before_others(rank):
         if rank == 0:

@@ -31,7 +31,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bank(folder):
     path = folder.parent / "bank"
-    return FeatureBank.build(folder, load_extractor(FOLDER / "extractor.safetensors", "cpu", resolution=32), path, progress=False)
+    return FeatureBank.build(
+        folder, load_extractor(FOLDER / "extractor.safetensors", "cpu", resolution=32), path, progress=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -343,7 +345,9 @@ def test_bad_options_are_named(folder, bank, tmp_path, monkeypatch, more, messag
     }
     for name, text in files.items():
         (tmp_path / f"{name}.json").write_text(text)
-    options = ["--bank", bank.path, "--generator", FOLDER / "generator.safetensors", *more[1:]] if more[0] == "BANK" else more
+    options = (
+        ["--bank", bank.path, "--generator", FOLDER / "generator.safetensors", *more[1:]] if more[0] == "BANK" else more
+    )
     arguments = ["preview", folder, "-o", tmp_path / "page.png", "--device", "cpu", *options]
     if message is None:
         assert "Invalid value" in run(*arguments, code=2)
