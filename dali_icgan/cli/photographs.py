@@ -35,7 +35,7 @@ def photograph(name: str) -> Image.Image:
         DeviceError: the package that holds it is not installed, or came without it.
     """
     try:
-        path = resources.files("skimage").joinpath("data", PHOTOGRAPHS[name][0])
+        path = resources.files("skimage") / "data" / PHOTOGRAPHS[name][0]
         with resources.as_file(path) as file, Image.open(file) as opened:
             return opened.convert("L" if opened.mode == "L" else "RGB")
     except (ModuleNotFoundError, FileNotFoundError) as error:

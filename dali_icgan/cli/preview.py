@@ -95,8 +95,10 @@ def run(
     )
     page.draw().save(out)
     print(f"{out}: {page.width} x {page.height} px, {shown} samples of {len(dataset)}")
-    if note or (model is not None and not model.trained):
-        print(note or untrained(model))
+    if model is not None and not model.trained:
+        print(untrained(model))
+    elif note:
+        print(note)
 
 
 def check_page(out: Path) -> None:
