@@ -24,46 +24,60 @@ import evidence_page  # noqa: E402
 ARMS = (evidence.Arm("handcrafted"), evidence.Arm("daicgan", 0.5), evidence.Arm("retrieval", 0.5))
 
 
-@pytest.fixture
-def tiny(monkeypatch):
+def tiny_study() -> evidence.Study:
     """The digits study at a size that takes seconds."""
     gan = GanTraining(channels=4, z_chunk=4, shared_dim_feat=8, batch_size=8, k=5, steps=3, ema_start=2, mirror=False)
     training = Training(
         gan=gan, extractor=ExtractorTraining(steps=4, batch_size=16, width=8), look_every=3, look_samples=12, samples=12
     )
-    study = replace(
+    return replace(
         evidence.STUDIES["digits"], labelled=2, size=8, width=8, steps=4, batch_size=10, k=5, training=training
     )
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    study = tiny_study()
     monkeypatch.setitem(evidence.STUDIES, "digits", study)
     monkeypatch.setattr(evidence, "ARMS", ARMS)
     return study
 
 
-def go(folder: Path, *more: str) -> list[dict]:
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Its images and models."""
+    folder = tmp_path_factory.mktemp("study") / "work"
+    evidence.prepared("digits", tiny_study(), folder, Path("nothing"), torch.device("cpu"))
+    return folder
+
+
+def go(folder: Path, work: Path, *more: str) -> list[dict]:
     out = folder / "lines.jsonl"
-    evidence.main(["digits", "--out", str(out), "--work", str(folder / "work"), "--device", "cpu", *more])
+    evidence.main(["digits", "--out", str(out), "--work", str(work), "--device", "cpu", *more])
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
 @pytest.mark.dali
-def test_a_study_goes_on_where_it_was_stopped_and_refuses_another(tiny, tmp_path, monkeypatch):
-    lines = go(tmp_path, "--seeds", "1")
+def test_a_study_goes_on_where_it_was_stopped_and_refuses_another(tiny, work, tmp_path, monkeypatch):
+    lines = go(tmp_path, work, "--seeds", "1")
     assert [line["kind"] for line in lines] == ["study", "run", "run", "run"]
     assert lines[0]["images"] == {"validation": 300, "test": 497, "train": 1000, "labelled": 20}
     assert [(line["method"], line["p"], line["seed"]) for line in lines[1:]] == [(a.method, a.p, 0) for a in ARMS]
     # As if it had been killed before the last run: that one alone is run again, and comes out the same.
     out = tmp_path / "lines.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
-    again = go(tmp_path, "--seeds", "1")
+    again = go(tmp_path, work, "--seeds", "1")
     same = ("method", "p", "seed", "validation_accuracy", "test_accuracy", "last_loss")
     assert [[line.get(key) for key in same] for line in again] == [[line.get(key) for key in same] for line in lines]
     assert again[:-1] == lines[:-1]
     monkeypatch.setitem(evidence.STUDIES, "digits", replace(tiny, lr=0.01))
     with pytest.raises(SystemExit, match="must hold runs of this study alone"):
-        go(tmp_path, "--seeds", "1")
-    monkeypatch.setitem(evidence.STUDIES, "digits", tiny)
+        go(tmp_path, work, "--seeds", "1")
 
-    runs = evidence.Runs(tiny, tmp_path / "work" / "images", tmp_path / "work" / "models", torch.device("cpu"))
+
+@pytest.mark.dali
+def test_a_seed_draws_the_labelled_images(tiny, work):
+    runs = evidence.Runs(tiny, work / "images", work / "models", torch.device("cpu"))
     first, second = runs.labelled(0), runs.labelled(1)
     assert np.bincount(runs.labels[first]).tolist() == [2] * 10
     assert first != second
@@ -71,11 +85,9 @@ def test_a_study_goes_on_where_it_was_stopped_and_refuses_another(tiny, tmp_path
 
 
 @pytest.mark.dali
-def test_arms_of_a_seed_differ_by_the_augmentation_alone(tiny, tmp_path, monkeypatch):
+def test_arms_of_a_seed_differ_by_the_augmentation_alone(tiny, work):
     """With p = 0 an arm is the handcrafted one, to the bit."""
-    evidence_data.write(evidence_data.digits(), tmp_path / "images")
-    evidence.train(tmp_path / "images" / "train", tmp_path / "models", tiny.training, device="cpu", progress=False)
-    runs = evidence.Runs(tiny, tmp_path / "images", tmp_path / "models", torch.device("cpu"))
+    runs = evidence.Runs(tiny, work / "images", work / "models", torch.device("cpu"))
 
     def result(arm, seed=3):
         return {key: value for key, value in runs.run(arm, seed, tiny.steps).items() if key != "seconds"}

@@ -139,7 +139,7 @@ def train_extractor(
             settings, duration, losses and quality; until then ``extractor-state.pt``. Other files in it are left alone.
         settings: how; None: the defaults.
         resolution: of the generator that the features are for.
-        device: None is the current CUDA device, else the CPU. On CUDA networks run in bfloat16 where autocast has it so.
+        device: None is the current CUDA device, else the CPU. Networks run in bfloat16, as autocast has it, where a GPU has it in hardware.
         progress: show a bar on stderr.
         writer: gets the scalars ``extractor/loss`` and ``extractor/lr``.
 
@@ -356,7 +356,8 @@ class _Run:
         prepared = ops.prepare_features(
             images, resolution=self.resolution, input_size=self.trunk.config.input_size, dtype=torch.float32
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        half = self.device.type == "cuda" and torch.cuda.is_bf16_supported(False)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
             out = self.head(self.trunk(prepared))
         if self.settings.supervised:
             loss = F.cross_entropy(out.float(), torch.searchsorted(self.classes, labels))

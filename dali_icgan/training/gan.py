@@ -60,7 +60,7 @@ class GanTraining:
             "fixed" (each layer is divided by its gain along one direction that never changes: layers may learn a gain, files are the
             same; trains faster in short runs).
         clip: largest norm of a gradient; None: not clipped.
-        autocast: bfloat16 on CUDA.
+        autocast: bfloat16 where a GPU has it in hardware.
         compile: let torch.compile speed up both.
         seed: of weights and every draw.
 
@@ -180,6 +180,7 @@ class GanTrainer:
             self._centre_features()
         # A plain generator owns an embedding of classes that nothing reads: no rank waits for its gradient.
         self.generator.shared.requires_grad_(settings.class_conditional)
+        self._autocast = settings.autocast and self.device.type == "cuda" and torch.cuda.is_bf16_supported(False)
         # On the CPU both layouts are as fast.
         self._memory_format = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
         for module in (self.generator, self.discriminator):
@@ -360,7 +361,7 @@ class GanTrainer:
         y, real_y = (labels, real_labels) if settings.class_conditional else (None, None)
         self.generator.train()
         self.discriminator.train()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast and self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             generated = generator(z, h, y)
             both = torch.cat([real, generated.detach()])
             both = augment_differentiably(both, settings.policies, self._random("augmentation"))
@@ -369,7 +370,7 @@ class GanTrainer:
             discriminator_loss = discriminator_hinge(*scores.float().split(len(real)))
         self._optimise(self._discriminator_optimiser, self.discriminator, discriminator_loss)
         self.discriminator.requires_grad_(False)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast and self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._autocast):
             shown = augment_differentiably(generated, settings.policies, self._random("generator's augmentation"))
             generator_loss = generator_hinge(judge(shown, self._seen(h), y).float())
             losses = {"discriminator": discriminator_loss, "generator": generator_loss}

@@ -113,6 +113,21 @@ def test_one_step_by_hand(trainer, weight):
         assert losses["mode_seeking"].item() == pytest.approx(-float(torch.minimum(far, most).mean()), rel=1e-5)
 
 
+def test_two_generations_of_a_pair_have_one_condition_and_two_noises(trainer):
+    each = trainer(mode_seeking=1.0)
+    given = []
+    each.generator.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
+    for _ in range(3):  # mirrored features or not: the same for both
+        with each._images() as images:
+            each._train_step(next(images))
+        each.step += 1
+    for z, h, y in given:
+        assert y is None
+        assert torch.equal(h[:4], h[4:])
+        assert not torch.equal(z[:4], z[4:])
+        assert len(h.unique(dim=0)) == 4
+
+
 def test_features_are_told_apart_from_the_first_step_on(trainer):
     each = trainer()
     features = each.instances.bank.gather(np.arange(24), "cpu")
