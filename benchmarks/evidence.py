@@ -83,7 +83,7 @@ STUDIES = {
         lr=0.05,
         k=10,
         training=Training(
-            gan=GanTraining(channels=8, discriminator_channels=10, steps=2500, k=10, mirror=False, ema_decay=0.998),
+            gan=GanTraining(channels=8, discriminator_channels=10, steps=2000, k=10, mirror=False, ema_decay=0.998),
             extractor=ExtractorTraining(steps=300, batch_size=250, crop_scale=(0.6, 1.0), flip=0.0),
             look_every=500,
             look_samples=300,
