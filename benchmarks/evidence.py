@@ -81,10 +81,10 @@ STUDIES = {
         steps=400,
         batch_size=64,
         lr=0.05,
-        k=10,
+        k=5,
         training=Training(
-            gan=GanTraining(channels=8, discriminator_channels=10, steps=2000, k=10, mirror=False, ema_decay=0.998),
-            extractor=ExtractorTraining(steps=300, batch_size=250, crop_scale=(0.6, 1.0), flip=0.0),
+            gan=GanTraining(channels=8, discriminator_channels=10, steps=2000, k=5, mirror=False, ema_decay=0.998),
+            extractor=ExtractorTraining(steps=100, batch_size=250, temperature=0.5, crop_scale=(0.6, 1.0), flip=0.0),
             look_every=500,
             look_samples=300,
             samples=1000,
