@@ -83,7 +83,16 @@ STUDIES = {
         lr=0.05,
         k=5,
         training=Training(
-            gan=GanTraining(channels=8, discriminator_channels=10, steps=2000, k=5, mirror=False, ema_decay=0.998),
+            gan=GanTraining(
+                channels=8,
+                discriminator_channels=10,
+                z_chunk=4,
+                steps=4000,
+                k=5,
+                mirror=False,
+                ema_decay=0.998,
+                mode_seeking=0.3,
+            ),
             extractor=ExtractorTraining(steps=100, batch_size=250, temperature=0.5, crop_scale=(0.6, 1.0), flip=0.0),
             look_every=500,
             look_samples=300,
