@@ -224,7 +224,7 @@ class Runs:
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         stronger = _randaugment(seed) if arm.method == "randaugment" else lambda images: images
         model.train()
-        begun = time.perf_counter()
+        begun, ends = time.perf_counter(), []
         with di.DataLoader(
             Subset(self.train_images, chosen),
             study.batch_size,
@@ -242,10 +242,17 @@ class Runs:
                 loss.backward()
                 optimiser.step()
                 schedule.step()
+                ends.append(time.perf_counter())
         seconds = time.perf_counter() - begun
+        first = min(10, steps // 2)  # by then the stages are filled
         model.eval()
         found = {f"{split}_accuracy": self._accuracy(model, batches) for split, batches in self.judged.items()}
-        return {**found, "seconds": round(seconds, 2), "last_loss": round(float(loss.detach()), 4)}
+        return {
+            **found,
+            "seconds": round(seconds, 2),
+            "ms_per_step": round(1e3 * (ends[-1] - ends[first]) / (steps - 1 - first), 3),
+            "last_loss": round(float(loss.detach()), 4),
+        }
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
@@ -257,7 +264,7 @@ class Runs:
         ratios = []
         for seed in range(3):
             plain, most = (
-                self.run(arm, seed, min(60, self.study.steps))["seconds"]
+                self.run(arm, seed, min(60, self.study.steps))["ms_per_step"]
                 for arm in (Arm("handcrafted"), Arm("daicgan", max(PROBABILITIES)))
             )
             ratios.append(most / plain)
@@ -293,14 +300,14 @@ def prepared(name: str, study: Study, work: Path, cifar10: Path, device: torch.d
     return work / "images", work / "models"
 
 
-def identity(study: Study, models: Path) -> str:
+def identity(study: Study, images: Path, models: Path) -> str:
     """What runs must share to be compared: settings, images, networks."""
-    settings = json.dumps(asdict(study), sort_keys=True)
-    weights = "".join(
-        hashlib.sha256((models / name).read_bytes()).hexdigest()
-        for name in ("generator.safetensors", "extractor.safetensors")
-    )
-    return hashlib.sha256((settings + weights).encode()).hexdigest()[:16]
+    found = hashlib.sha256(json.dumps(asdict(study), sort_keys=True).encode())
+    networks = (models / name for name in ("generator.safetensors", "extractor.safetensors"))
+    for path in (*sorted(images.rglob("*.jpg")), *networks):
+        found.update("/".join(path.parts[-3:] if path.suffix == ".jpg" else path.parts[-1:]).encode())
+        found.update(hashlib.sha256(path.read_bytes()).digest())
+    return found.hexdigest()[:16]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -318,7 +325,7 @@ def main(arguments: list[str] | None = None) -> None:
     out = given.out or HERE / "results" / "evidence" / f"{given.study}.jsonl"
     work = given.work or HERE.parent / "build" / "evidence" / given.study
     images, models = prepared(given.study, study, work, given.cifar10, device)
-    mine = {"study": given.study, "identity": identity(study, models)}
+    mine = {"study": given.study, "identity": identity(study, images, models)}
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     strange = [line for line in lines if {key: line.get(key) for key in mine} != mine]
     if strange:
@@ -331,6 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         head = {
             **mine,
             "kind": "study",
+            "arms": [[arm.method, arm.p] for arm in ARMS],
             "cost_ratio": round(runs.cost(), 3),
             "quality": json.loads((models / "quality.json").read_text()),
             "training_seconds": round(json.loads((models / "run.json").read_text())["seconds"]),

@@ -38,7 +38,8 @@ def digits() -> Iterator[One]:
 
 
 def cifar10(archive: Path) -> Iterator[One]:
-    """CIFAR-10 from an archive of JPEG files ``train/<class>/*.jpg``, ``test/<class>/*.jpg``; the last training images validate.
+    """CIFAR-10 from an archive of JPEG files ``train/<class>/*.jpg``, ``test/<class>/*.jpg``: of each class the first 1,000 training images
+    of the archive are for training, the next 200 for validation.
 
     Raises:
         FileNotFoundError: says which file is needed.

@@ -43,6 +43,8 @@ def export(run: Path, images: Path, training: Training) -> tuple[int, float]:
         bank, mirrored, as_samples(images), training.gan.k, training.gan.batch_size, training.gan.seed
     )
     trainer = GanTrainer(training.gan, instances, run)
+    if not trainer.step:
+        raise SystemExit(f"{run} must hold a training that has begun, got none")
     for checkpoint in (trainer.checkpoint(), extractor):
         write_checkpoint(EMBEDDED / f"{checkpoint.kind}.safetensors", checkpoint, torch.float16)
     return trainer.step, trainer.seconds + json.loads((run / "extractor.json").read_text())["seconds"]
@@ -109,8 +111,8 @@ The weights are, as the rest of the project, under Apache-2.0.
 ```sh
 python docs/embedded_model.py
 ```
-cuts the patches and runs `dali-icgan train build/embedded/images --out build/embedded/run --config docs/embedded-model.yaml`:
-{steps:,} steps of {training.gan.batch_size} images, {seconds / 60:.0f} minutes on {torch.get_num_threads()} cores of a processor that calls itself "{processor}",
+{"" if steps == training.gan.steps else "(as far as it got: the training was not over when these files were written) "}cuts the patches and runs `dali-icgan train build/embedded/images --out build/embedded/run --config docs/embedded-model.yaml`:
+{steps:,} {"" if steps == training.gan.steps else f"of {training.gan.steps:,} "}steps of {training.gan.batch_size} images, {seconds / 60:.0f} minutes on {torch.get_num_threads()} cores of a processor that calls itself "{processor}",
 torch {torch.__version__}, seed {training.gan.seed}, commit {_commit()}. [embedded-model.yaml](embedded-model.yaml) is the configuration. The rounding to half
 precision comes last; the picture and the figures are of the rounded files.
 
@@ -125,7 +127,7 @@ published FIDs. {int(figures["samples"]):,} generations, z as in training.
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+    return "" if value is None else f"{value:.3g}"
 
 
 def _commit() -> str:

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,17 @@ def run(
     gan = replace(training.gan, **{name: value for name, value in given.items() if value is not None})
     together = "TORCHELASTIC_RUN_ID" in os.environ or "RANK" in os.environ
     if together:
-        torch.distributed.init_process_group()
-        if torch.cuda.is_available() and device is None:
+        if torch.cuda.is_available() and device in (None, "cuda"):
             device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        mine = torch.device(device or "cpu")
+        if mine.type == "cuda":
+            torch.cuda.set_device(mine)  # where collectives of this rank run
+        # The others wait while the first trains the extractor and fills the bank: longer than torch's own minutes.
+        torch.distributed.init_process_group(
+            "nccl" if mine.type == "cuda" else "gloo",
+            timeout=timedelta(days=1),
+            device_id=mine if mine.type == "cuda" else None,
+        )
     try:
         report = train(folder, out, replace(training, gan=gan), extractor=extractor, device=device)
     finally:
