@@ -28,6 +28,9 @@ import torch
 from common import emit, environment
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Subset
@@ -143,7 +146,7 @@ class Arm:
     """One way to augment.
 
     Attributes:
-        method: "handcrafted", "randaugment", "longer" (handcrafted, for as much time as "daicgan" at the highest p takes), "daicgan",
+        method: "features" (no network is trained: logistic regression on the features that the generator is conditioned on), "handcrafted", "randaugment", "longer" (handcrafted, for as much time as "daicgan" at the highest p takes), "daicgan",
             "retrieval" (a real neighbour in the generation's place), "random" (generations of any instance, not of the row's own).
         p: probability that a row is replaced.
     """
@@ -162,6 +165,7 @@ class Arm:
 
 
 ARMS = (
+    Arm("features"),
     Arm("handcrafted"),
     Arm("randaugment"),
     Arm("longer"),
@@ -189,12 +193,22 @@ class Runs:
     def __init__(self, study: Study, data: Path, models: Path, device: torch.device) -> None:
         self.study = study
         self.device = device
-        self.train_images = ImageFolder(str(data / "train"))
+        self.folder = data / "train"
+        self.train_images = ImageFolder(str(self.folder))
         self.labels = np.array(self.train_images.targets)
         self.classes = len(self.train_images.classes)
         self.generator = di.load_generator(models / "generator.safetensors", device, torch.float32)
         self.bank = di.FeatureBank.open(models / "bank")
         self.judged = {split: self._whole(data / split) for split in ("validation", "test")}
+        extractor = di.load_extractor(
+            models / "extractor.safetensors", device, torch.float32, resolution=self.generator.resolution
+        )
+        self.banks = {
+            split: di.FeatureBank.build(
+                data / split, extractor, models / f"bank-{split}", dtype=torch.float32, progress=False
+            )
+            for split in self.judged
+        }
 
     def _whole(self, folder: Path) -> list[tuple[Tensor, Tensor]]:
         transform = di.EvalTransform(self.study.size, self.study.size, **_PLAIN)
@@ -214,6 +228,8 @@ class Runs:
         """Train; returns accuracies in percent and seconds."""
         study = self.study
         chosen = self.labelled(seed)
+        if arm.method == "features":
+            return self._on_features(chosen)
         random = np.random.default_rng([seed, 2])
         rows = steps * study.batch_size
         # All equally often; one long epoch, so that the stages never run dry.
@@ -253,6 +269,17 @@ class Runs:
             "ms_per_step": round(1e3 * (ends[-1] - ends[first]) / (steps - 1 - first), 3),
             "last_loss": round(float(loss.detach()), 4),
         }
+
+    def _on_features(self, chosen: list[int]) -> dict[str, float]:
+        begun = time.perf_counter()
+        rows = self.bank.rows_of([str(Path(self.train_images.samples[i][0]).relative_to(self.folder)) for i in chosen])
+        known = self.bank.gather(rows, "cpu").numpy()
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(known, self.labels[chosen])
+        found = {}
+        for split, bank in self.banks.items():
+            features = bank.gather(np.arange(bank.n), "cpu").numpy()
+            found[f"{split}_accuracy"] = round(100 * float((model.predict(features) == bank.labels).mean()), 3)
+        return {**found, "seconds": round(time.perf_counter() - begun, 2)}
 
     @torch.no_grad()
     def _accuracy(self, model: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> float:
@@ -367,6 +394,8 @@ def main(arguments: list[str] | None = None) -> None:
             steps = study.steps
             if arm.method == "longer":
                 steps = round(steps * heads[0]["cost_ratio"])
+            elif arm.method == "features":
+                steps = 0
             found = runs.run(arm, seed, steps)
             where = environment()
             emit(

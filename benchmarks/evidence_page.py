@@ -25,6 +25,7 @@ TITLES = {
     "cifar10": "CIFAR-10",
 }
 METHODS = {
+    "features": "features alone",
     "handcrafted": "handcrafted",
     "randaugment": "RandAugment",
     "longer": "handcrafted, more steps",
@@ -258,8 +259,8 @@ def page(all_results: list[Results]) -> str:
   that were as good, the conditioning would not matter. **More steps** spends on handcrafted augmentation what generation costs.
 * The generator of a study is one: its own seed does not vary. Its training time is not part of "more steps".
 * The validation images that choose p are more than the labelled ones: whoever has only few labels must choose p with less.
-* The generator's features come from all training images, which handcrafted arms never see. Retrieval has the same features; a classifier
-  on these features themselves is not among the arms.
+* The generator's features come from all training images, which handcrafted arms never see. Retrieval has the same ones. **Features
+  alone** trains no network: logistic regression on these features, from the same labels.
 * CIFAR-10 is read as JPEG files in `train/<class>/` and `test/<class>/` of one tar archive, written from the original arrays.
 * These classifiers and images are small, so that anybody can repeat the studies on a CPU. They are no statement about ImageNet.
 

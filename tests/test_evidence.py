@@ -22,6 +22,7 @@ import evidence_data  # noqa: E402
 import evidence_page  # noqa: E402
 
 ARMS = (
+    evidence.Arm("features"),
     evidence.Arm("handcrafted"),
     evidence.Arm("longer"),
     evidence.Arm("daicgan", 0.5),
@@ -65,12 +66,12 @@ def go(folder: Path, work: Path, *more: str) -> list[dict]:
 @pytest.mark.dali
 def test_a_study_goes_on_where_it_was_stopped_and_refuses_another(tiny, work, tmp_path, monkeypatch):
     lines = go(tmp_path, work, "--seeds", "1")
-    assert [line["kind"] for line in lines] == ["study", *["run"] * 4]
+    assert [line["kind"] for line in lines] == ["study", *["run"] * 5]
     assert lines[0]["images"] == {"validation": 300, "test": 497, "train": 1000, "labelled": 20}
     assert [(line["method"], line["p"], line["seed"]) for line in lines[1:]] == [(a.method, a.p, 0) for a in ARMS]
     assert lines[0]["arms"] == [[arm.method, arm.p] for arm in ARMS]
     assert lines[0]["cost_ratio"] >= 1
-    assert [line["steps"] for line in lines[1:]] == [4, round(4 * lines[0]["cost_ratio"]), 4, 4]
+    assert [line["steps"] for line in lines[1:]] == [0, 4, round(4 * lines[0]["cost_ratio"]), 4, 4]
     # As if it had been killed before the last run: that one alone is run again, and comes out the same.
     out = tmp_path / "lines.jsonl"
     out.write_text("".join(json.dumps(line) + "\n" for line in lines[:-1]))
@@ -111,6 +112,9 @@ def test_arms_of_a_seed_differ_by_the_augmentation_alone(tiny, work):
     assert result(evidence.Arm("daicgan", 1.0)) != result(evidence.Arm("random", 1.0))
     assert result(evidence.Arm("randaugment")) != plain
     assert result(evidence.Arm("handcrafted"), seed=4) != plain
+    alone = result(evidence.Arm("features"))
+    assert 30 < alone["test_accuracy"] < 100  # of 20 labels; by chance 10
+    assert alone == result(evidence.Arm("features")) != result(evidence.Arm("features"), seed=4)
 
 
 def test_randaugment_is_a_function_of_the_seed():
