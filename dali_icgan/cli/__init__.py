@@ -24,7 +24,7 @@ class _OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             typer.secho("stopped; the same command goes on, where it can", err=True)
             raise typer.Exit(130) from None
-        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ImportError, MemoryError) as error:
+        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
             said = " ".join(str(error).split()) or type(error).__name__

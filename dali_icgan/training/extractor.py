@@ -30,6 +30,7 @@ from dali_icgan.loader import DataLoader
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor, write_checkpoint
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops.random_resized_crop import interval
+from dali_icgan.training.settings import check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 FORMAT = 1
@@ -88,11 +89,8 @@ class ExtractorTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # Lists come out of YAML.
-        object.__setattr__(self, "depths", tuple(self.depths))
+        check_kinds(self)
         object.__setattr__(self, "crop_scale", interval("crop_scale", self.crop_scale, 1.0))
-        if not isinstance(self.supervised, bool):
-            raise TypeError(f"supervised must be True or False, got {self.supervised!r}")
         for name in ("width", "steps", "batch_size", "input_size", "epochs", "seed"):
             # Width: with fewer channels, torch 2.14's 1x1 convolution of stride 2 in channels_last memory writes past its gradient.
             value, least = getattr(self, name), {"width": 8, "batch_size": 2, "seed": -(2**63)}.get(name, 1)

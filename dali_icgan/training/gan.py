@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ from dali_icgan.training.differentiable import POLICIES, augment_differentiably
 from dali_icgan.training.ema import ExponentialMovingAverage
 from dali_icgan.training.instances import Instances
 from dali_icgan.training.losses import discriminator_hinge, finite, generator_hinge, mode_seeking
+from dali_icgan.training.settings import check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that put images into [-1, 1]
@@ -93,17 +95,23 @@ class GanTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("attention", "betas", "policies"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come out of YAML
-        for name in ("steps", "batch_size", "k", "ema_start"):
-            value, least = getattr(self, name), 0 if name == "ema_start" else 1
+        check_kinds(self)
+        sizes = ("resolution", "channels", "discriminator_channels", "z_chunk", "shared_dim_feat", "shared_dim")
+        for name in (*sizes, "steps", "batch_size", "k", "ema_start", "seed"):
+            value, least = getattr(self, name), {"ema_start": 0, "seed": -(2**63)}.get(name, 1)
+            if value is None and name == "discriminator_channels":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
         for name in ("generator_lr", "discriminator_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        if self.mode_seeking < 0:
-            raise ValueError(f"mode_seeking must not be negative, got {self.mode_seeking!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
+        if not 0 <= self.mode_seeking < math.inf:
+            raise ValueError(f"mode_seeking must be finite and not negative, got {self.mode_seeking!r}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}")
         if self.mode_seeking and self.batch_size % 2:
             raise ValueError(f"batch_size must be even with mode_seeking, got {self.batch_size}")
         if self.clip is not None and not self.clip > 0:
@@ -117,23 +125,25 @@ class GanTraining:
     def networks(self, feature_dim: int, n_classes: int) -> tuple[GeneratorConfig, DiscriminatorConfig]:
         """The two architectures."""
         classes = {"n_classes": n_classes, "class_conditional": True} if self.class_conditional else {"n_classes": 1}
-        generator = GeneratorConfig(
-            resolution=self.resolution,
-            channels=self.channels,
-            z_chunk=self.z_chunk,
-            feature_dim=feature_dim,
-            shared_dim_feat=self.shared_dim_feat,
-            shared_dim=self.shared_dim if self.class_conditional else 1,
-            attention=self.attention,
-            **classes,  # type: ignore[arg-type]
-        )
-        discriminator = DiscriminatorConfig(
-            resolution=self.resolution,
-            channels=self.discriminator_channels or self.channels,
-            feature_dim=feature_dim,
-            attention=self.attention,
-            **classes,  # type: ignore[arg-type]
-        )
+        with _named("generator"):
+            generator = GeneratorConfig(
+                resolution=self.resolution,
+                channels=self.channels,
+                z_chunk=self.z_chunk,
+                feature_dim=feature_dim,
+                shared_dim_feat=self.shared_dim_feat,
+                shared_dim=self.shared_dim if self.class_conditional else 1,
+                attention=self.attention,
+                **classes,  # type: ignore[arg-type]
+            )
+        with _named("discriminator"):
+            discriminator = DiscriminatorConfig(
+                resolution=self.resolution,
+                channels=self.discriminator_channels or self.channels,
+                feature_dim=feature_dim,
+                attention=self.attention,
+                **classes,  # type: ignore[arg-type]
+            )
         return generator, discriminator
 
 
@@ -196,7 +206,7 @@ class GanTrainer:
             )
         )
         self._trained = self._wrapped()
-        self.step = 0
+        self.step = self.saved_step = 0
         self.seconds = 0.0  # over all calls of train
         self.history: list[dict[str, float]] = []
         if self._state_path.exists():
@@ -249,7 +259,13 @@ class GanTrainer:
         }
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all.
+
+        Raises:
+            FloatingPointError: there is a number in it that is none; the state before stays.
+            OSError: it could not be written; the state before stays.
+        """
+        self._demand_finite()
         parts: dict[str, Any] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -261,6 +277,24 @@ class GanTrainer:
         save_state(
             self._state_path,
             {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history},
+        )
+        self.saved_step = self.step
+
+    def _demand_finite(self) -> None:
+        """Weights and what the optimisers remember: the losses of a step are from before it changed them."""
+        for name in ("generator", "discriminator"):
+            kept = [*getattr(self, name).state_dict().values()]
+            for each in getattr(self, f"_{name}_optimiser").state.values():
+                kept += each.values()
+            if not all(bool(tensor.isfinite().all()) for tensor in kept):
+                raise FloatingPointError(f"the {name}'s weights must be finite, got others {self._after()}")
+
+    def _after(self) -> str:
+        """What is said of a number that is none."""
+        kept = f"{self._state_path} is of step {self.saved_step}" if self.saved_step else "no state was saved yet"
+        return (
+            f"after step {self.step} ({kept}): lower generator_lr and discriminator_lr, or clip: 1, may help, in a new folder; "
+            "the extractor can be given to it"
         )
 
     def _load(self, state: dict[str, Any]) -> None:
@@ -279,6 +313,7 @@ class GanTrainer:
         self._generator_optimiser.load_state_dict(state["generator_optimiser"])
         self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.saved_step = self.step
 
     # ------------------------------------------------------------------ training
 
@@ -292,11 +327,11 @@ class GanTrainer:
         """Train up to ``settings.steps``.
 
         Args:
-            save_every: seconds between two states; the last step is always saved.
+            save_every: seconds after which the next reported step is saved; the last step always is.
             report_every: steps between two calls of ``report``.
 
         Raises:
-            FloatingPointError: a loss is no number. The last state saved is from before, and stays.
+            FloatingPointError: a loss or a weight is no number. The last state saved is from before, and stays.
             OSError: a state could not be written; the one before stays.
         """
         begun = saved = time.monotonic()
@@ -311,7 +346,8 @@ class GanTrainer:
                 last = self.step == self.settings.steps
                 if self.step % report_every == 0 or last:
                     means = {name: float(total) / (self.step - since) for name, total in sums.items()}
-                    finite(**{name: torch.tensor(mean) for name, mean in means.items()})
+                    finite(self._after(), **{name: torch.tensor(mean) for name, mean in means.items()})
+                    self._demand_finite()
                     now = time.monotonic()
                     rate = (self.step - since) * self.settings.batch_size / (now - begun)
                     self.seconds += now - begun
@@ -428,6 +464,15 @@ class GanTrainer:
         write_checkpoint(path, checkpoint, dtype)
         write_whole(self.folder / "G_ema.pth", lambda file: torch.save(checkpoint.tensors, file))
         return path
+
+
+@contextlib.contextmanager
+def _named(network: str) -> Iterator[None]:
+    """Say whose setting is wrong: both networks have channels and attention."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"the {network}'s {error}") from error
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ def train(
     Raises:
         ValueError: the images are too small, too few or of one class where classes are asked for; or the folder holds a run of other
             images or settings.
-        FloatingPointError: a loss is no number; the last state stays.
+        FloatingPointError: a loss or a weight is no number; the last state, from before, stays.
         OSError: a file could not be written; what was there before stays.
 
     Over several ranks of torch.distributed the generator is trained by all, the rest is done by the first.

@@ -196,9 +196,34 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(trainer, tmp_pa
     again = trainer(steps=6)
     with torch.no_grad():
         again.generator.linear.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="the discriminator is nan"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"loss of discriminator must be finite, got nan after step 4 \(.*gan-state.pt is of step 3\): lower generator_lr",
+    ):
         again.train(report_every=1, save_every=0)
     assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypatch, name):
+    """The losses of the step that spoils the weights are still finite."""
+    each = trainer(steps=6)
+    right = each._train_step
+
+    def spoils(batch):
+        losses = right(batch)
+        if each.step == 3:
+            with torch.no_grad():
+                next(iter(getattr(each, name).parameters()))[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(each, "_train_step", spoils)
+    message = rf"the {name}'s weights must be finite, got others after step 4 \(.*gan-state.pt is of step 3\): lower generator_lr"
+    with pytest.raises(FloatingPointError, match=message):
+        each.train(report_every=1, save_every=0)
+    assert load_state(tmp_path / "run" / "gan-state.pt")["step"] == 3
+    with pytest.raises(FloatingPointError, match="weights must be finite"):
+        each.save()
 
 
 def test_a_full_disk_keeps_the_last_state(trainer, tmp_path, monkeypatch):
@@ -242,8 +267,17 @@ def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer >= 1, got 2.5"),
         ({"k": True}, "k must be an integer >= 1, got True"),
-        ({"generator_lr": 0}, "generator_lr must be positive, got 0"),
-        ({"mode_seeking": -1}, "mode_seeking must not be negative, got -1"),
+        ({"generator_lr": 0}, "generator_lr must be positive and finite, got 0"),
+        ({"mode_seeking": -1}, "mode_seeking must be finite and not negative, got -1"),
+        ({"mode_seeking": float("nan")}, "mode_seeking must be finite and not negative, got nan"),
+        ({"betas": (0.0, 1.0)}, r"betas must be in \[0, 1\), got \(0\.0, 1\.0\)"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1\.0"),
+        ({"channels": "16"}, "channels must be an integer >= 1, got '16'"),
+        ({"channels": 1, "attention": (16,)}, "the generator's channels must give attention at least 8, got 4 at 16"),
+        (
+            {"discriminator_channels": 1, "attention": (16,)},
+            "the discriminator's channels must give attention at least 8, got 4 at 16 pixels",
+        ),
         ({"mode_seeking": 1, "batch_size": 7}, "batch_size must be even with mode_seeking, got 7"),
         ({"clip": 0}, "clip must be positive or None, got 0"),
         ({"policies": ("blur",)}, "policies must be among colour, translation, cutout, got blur"),
@@ -253,6 +287,33 @@ def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         GanTraining(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policies": "translation"}, "policies must be a list, each a word, got 'translation'"),
+        ({"policies": [1]}, r"policies must be a list, each a word, got \[1\]"),
+        ({"attention": "16"}, "attention must be a list, each an integer, got '16'"),
+        ({"attention": 16}, "attention must be a list, each an integer, got 16"),
+        ({"betas": "0.5"}, "betas must be two numbers, got '0.5'"),
+        ({"betas": [0.5]}, r"betas must be two numbers, got \[0\.5\]"),
+        ({"generator_lr": "fast"}, "generator_lr must be a number, got 'fast'"),
+        ({"ema_decay": True}, "ema_decay must be a number, got True"),
+        ({"clip": [1]}, r"clip must be a number, got \[1\]"),
+        ({"mirror": "no"}, "mirror must be True or False, got 'no'"),
+        ({"generator_lr": None}, "generator_lr must be a number, got None"),
+    ],
+)
+def test_settings_of_another_kind_are_named(settings, message):
+    with pytest.raises(TypeError, match=message):
+        GanTraining(**settings)
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers():
+    settings = GanTraining(generator_lr="1e-4", betas=["0", 0.99], clip="1", attention=[])
+    assert settings == GanTraining(generator_lr=1e-4, clip=1.0)
+    assert (settings.betas, settings.clip, settings.attention) == ((0.0, 0.99), 1.0, ())
 
 
 RANKS = """
