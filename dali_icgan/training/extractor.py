@@ -125,6 +125,7 @@ def train_extractor(
     device: torch.device | str | None = None,
     progress: bool = True,
     writer: SummaryWriter | None = None,
+    exif: bool = False,
 ) -> Path:
     """Train an extractor on images; the same call goes on where an earlier one was cut off, or returns at once if that finished.
 
@@ -140,6 +141,7 @@ def train_extractor(
         device: None is the current CUDA device, else the CPU. Networks run in bfloat16, as autocast has it, where a GPU has it in hardware.
         progress: show a bar on stderr.
         writer: gets the scalars ``extractor/loss`` and ``extractor/lr``.
+        exif: rotate images as their EXIF orientation says.
 
     Returns:
         the path of ``extractor.safetensors``.
@@ -168,7 +170,7 @@ def train_extractor(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_builder(folder, ".extractor.lock"):
-        run = _Run(settings, samples, folder, resolution, device)
+        run = _Run(settings, samples, folder, resolution, device, exif)
         if not run.is_finished():
             run.load()
             run.train(progress, writer)
@@ -180,12 +182,19 @@ class _Run:
     """One training in one folder."""
 
     def __init__(
-        self, settings: ExtractorTraining, samples: Samples, folder: Path, resolution: int, device: torch.device
+        self,
+        settings: ExtractorTraining,
+        samples: Samples,
+        folder: Path,
+        resolution: int,
+        device: torch.device,
+        exif: bool,
     ) -> None:
         self.settings = settings
         self.samples = samples
         self.resolution = resolution
         self.device = device
+        self.exif = exif
         self.path = folder / "extractor.safetensors"
         self.report = folder / "extractor.json"
         self.state = folder / "extractor-state.pt"
@@ -218,10 +227,10 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         said = {"format": FORMAT, "resolution": self.resolution, "dataset": self.samples.fingerprint}
-        return said | json.loads(json.dumps(asdict(self.settings)))
+        return said | {"exif": self.exif} | json.loads(json.dumps(asdict(self.settings)))
 
     def _demand_own(self, path: Path, found: Any) -> None:
-        found = found if isinstance(found, dict) else {}
+        found = {"exif": False} | (found if isinstance(found, dict) else {})  # earlier versions noted none
         wrong = [
             f"{name} must be {value!r}, got {found.get(name)!r}"
             for name, value in self._identity().items()
@@ -303,6 +312,7 @@ class _Run:
             "memory_format": torch.channels_last,
             "seed": self.settings.seed,
             "shard": False,
+            "exif": self.exif,
         }
         return DataLoader(self.samples, **usual | changes)
 

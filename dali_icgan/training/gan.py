@@ -172,7 +172,7 @@ class GanTrainer:
         device: where.
 
     Raises:
-        ValueError: the folder holds the state of other settings, or of other images.
+        ValueError: the folder holds the state of other settings, of other images, or of more steps.
     """
 
     def __init__(
@@ -232,7 +232,11 @@ class GanTrainer:
         white = 0.5 * directions[:dim] / spread[:dim, None].clamp_min(0.05 * spread[0])
         weight = torch.randn(self.settings.shared_dim_feat, features.shape[1]).double() * 0.01
         weight[:dim] = white
-        _set_gain(self.generator.shared_feat, weight)
+        if self.settings.spectral_norm == "power":
+            weight = weight / torch.linalg.matrix_norm(weight, 2)  # as it will act: the largest gain is followed
+            _set_gain(self.generator.shared_feat, weight, 0)
+        else:
+            _set_gain(self.generator.shared_feat, weight, -1)
         with torch.no_grad():
             self.generator.shared_feat.bias.copy_(-(weight @ mean).float())
         self._feature_mean = mean.float().to(self.device)
@@ -307,6 +311,10 @@ class GanTrainer:
                     raise ValueError(f"{self._state_path} must be of the same settings, it was begun with {said}")
             elif mine != theirs:
                 raise ValueError(f"{self._state_path} must be of the same {name} {mine}, got {theirs}")
+        if self.settings.steps < state["step"]:
+            raise ValueError(
+                f"steps must be at least the {state['step']} already trained in {self._state_path}, got {self.settings.steps}"
+            )
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.model.load_state_dict(state["average"])
@@ -370,6 +378,7 @@ class GanTrainer:
             memory_format=self._memory_format,
             seed=self.settings.seed,
             on_error="raise",
+            exif=bool(self.instances.bank.exif),
         ) as loader:
             yield iter(loader)
 
@@ -483,10 +492,11 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _set_gain(layer: SpectralLinear, weight: Tensor) -> None:
-    """Make ``weight`` what the layer multiplies by, but for one direction: the power step from its u0 finds the one of gain 1."""
+def _set_gain(layer: SpectralLinear, weight: Tensor, direction: int) -> None:
+    """Make ``weight`` what the layer multiplies by, but for one direction, counted from the largest gain: the power step from its u0
+    finds the one of gain 1."""
     left, gains, right = torch.linalg.svd(weight, full_matrices=False)
-    gains[-1] = 1
+    gains[direction] = 1
     with torch.no_grad():
         layer.weight.copy_((left * gains @ right).float())
-        layer.u0.copy_(left[None, :, -1].float())
+        layer.u0.copy_(left[None, :, direction].float())

@@ -34,8 +34,15 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         return found
     kinds = get_args(kind)
     pair = ... not in kinds
-    found = [_as(kinds[0], each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
-    if not isinstance(value, Sequence) or isinstance(value, str) or None in found or (pair and len(found) != len(kinds)):
+    found = (
+        [_as(kinds[0], each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+    )
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or None in found
+        or (pair and len(found) != len(kinds))
+    ):
         many = "two numbers" if pair else f"a list, each {_WORDS[kinds[0]]}"
         raise TypeError(f"{name} must be {many}, got {value!r}")
     return tuple(found)

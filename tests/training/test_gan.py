@@ -71,6 +71,8 @@ def test_a_finished_run_does_nothing_and_more_steps_go_on(trainer, tmp_path):
     longer = trainer(steps=8)
     longer.train()
     assert longer.step == 8
+    with pytest.raises(ValueError, match=r"steps must be at least the 8 already trained in .*gan-state\.pt, got 6"):
+        trainer(steps=6)
 
 
 def test_what_was_learnt_changes_with_every_setting_that_matters(trainer, tmp_path):
@@ -137,6 +139,19 @@ def test_features_are_told_apart_from_the_first_step_on(trainer):
     assert 0.1 < embedded.std(0).mean() < 1
     seen = each._seen(features)
     assert float(seen.square().mean()) == pytest.approx(1, rel=1e-3)
+
+
+def test_features_stay_centred_where_the_largest_gain_is_followed(trainer):
+    each = trainer(spectral_norm="power")
+    layer = each.generator.shared_feat.train()
+    features = each.instances.bank.gather(np.arange(24), "cpu")
+    with torch.no_grad():
+        first = layer(features)
+        for _ in range(20):
+            embedded = layer(features)
+    assert torch.linalg.matrix_norm(layer.normalised_weight(), 2).item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(embedded, first, atol=1e-5)
+    assert embedded.mean(0).abs().max() < 1e-3 * embedded.std(0).mean()
 
 
 def test_fixed_spectral_norm_keeps_its_direction_and_power_follows(trainer, tmp_path):
