@@ -62,7 +62,8 @@ class ExtractorTraining:
         weight_decay: AdamW's.
         temperature: of the contrast; lower tells similar images better apart.
         crop_scale: least and greatest share of an image's area that a crop shows.
-        flip: probability of a mirror image; 0 where left and right differ in meaning, as in digits.
+        flip: probability of a mirror image; 0 where left and right differ in meaning, as in digits; GanTraining's ``mirror`` must then
+            be False too.
         colour_jitter: brightness, contrast and saturation change by up to this share, 0 to 1; hue never: a feature that is blind to
             colour cannot tell a generator which to paint.
         seed: of weights and every draw.

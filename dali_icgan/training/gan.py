@@ -56,7 +56,8 @@ class GanTraining:
         generator_lr, discriminator_lr, betas: Adam's.
         ema_decay, ema_start: of the moving average that is kept.
         policies: differentiable augmentation, see :func:`augment_differentiably`.
-        mirror: whether real images are mirrored at random, and half of the features are of mirrored images.
+        mirror: whether real images are mirrored at random, and half of the features are of mirrored images. False where left and right
+            differ in meaning, as in digits; the extractor's ``flip`` must then be 0 too.
         mode_seeking: weight of the loss that keeps generations of one instance apart, as far as its real images are; 0: none.
         spectral_norm: of the generator: "power" (the weights' largest singular value is followed, as the official training does) or
             "fixed" (each layer is divided by its gain along one direction that never changes: layers may learn a gain, files are the
@@ -168,7 +169,7 @@ class GanTrainer:
     Args:
         settings: how.
         instances: what of; its batch size must be the settings' share of this rank.
-        folder: for ``gan-state.pt``, which holds everything, and ``gan-history.jsonl``.
+        folder: for ``gan-state.pt``, which holds everything.
         device: where.
 
     Raises:
