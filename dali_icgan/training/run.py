@@ -254,6 +254,7 @@ def _train(
         steps=trainer.step,
         seconds=seconds,
         device=str(place),
+        losses=trainer.history,
     )
     return out / "report.md"
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,9 +69,11 @@ def test_a_run_leaves_what_people_look_at(finished):
     ]
     report = (finished / "report.md").read_text()
     assert "24 images, for 6 steps" in report
-    for word in ("samples/step_00000006.png", "frechet_distance.png", "channels: 4", "z_chunk: 4"):
+    for word in ("samples/step_00000006.png", "frechet_distance.png", "losses.png", "channels: 4", "z_chunk: 4"):
         assert word in report
-    assert (finished / "frechet_distance.png").exists()
+    for plot in ("frechet_distance.png", "losses.png"):
+        with Image.open(finished / plot) as picture:
+            assert picture.size == (960, 540)
     figures = json.loads((finished / "quality.json").read_text())
     assert figures["samples"] == 12
     assert [json.loads(line)["step"] for line in (finished / "looks.jsonl").read_text().splitlines()] == [3, 6]
@@ -240,6 +243,18 @@ def test_too_few_images_and_a_wrong_extractor_leave_the_folder_free(photos, samp
     with pytest.raises(ValueError, match="at least two classes with supervised, got one in dataset"):
         train([(samples.path(i), 0) for i in range(24)], tmp_path, settings, device="cpu", progress=False)
     assert not (tmp_path / "run.json").exists()
+
+
+def test_few_rows_a_rank_are_warned_of(photos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("dali_icgan.training.run._rank", lambda: (0, 2))
+    monkeypatch.setattr("dali_icgan.training.run._train", lambda *_: tmp_path)
+    with pytest.warns(
+        UserWarning, match="each rank's own 4 images, which are few: a batch_size of 32 or more is better"
+    ):
+        train(photos, tmp_path, tiny, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(photos, tmp_path, replace(tiny, gan=replace(tiny.gan, batch_size=32)), device="cpu")
 
 
 def test_a_few_small_images_are_warned_of(samples, tiny, tmp_path):
