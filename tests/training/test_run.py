@@ -114,7 +114,14 @@ def test_a_second_process_waits_for_the_first(finished, photos, tiny, tmp_path, 
     assert (out / "report.md").exists()
 
 
-def test_images_are_turned_as_exif_says_where_that_is_asked_for(tmp_path, tiny):
+def test_images_are_turned_as_exif_says_where_that_is_asked_for(tmp_path, tiny, monkeypatch):
+    asked_of_the_trainers_loader = []
+
+    def loader(*arguments, **settings):
+        asked_of_the_trainers_loader.append(settings["exif"])
+        return di.DataLoader(*arguments, **settings)
+
+    monkeypatch.setattr("dali_icgan.training.gan.DataLoader", loader)
     photos = make_folder(tmp_path / "photos")
     turned = photos / "coffee" / "000.jpg"
     exif = Image.Exif()
@@ -130,6 +137,7 @@ def test_images_are_turned_as_exif_says_where_that_is_asked_for(tmp_path, tiny):
         rows.append(bank.gather(np.arange(24), "cpu"))
     same = (rows[0] == rows[1]).all(1).tolist()
     assert same.count(False) == 1
+    assert asked_of_the_trainers_loader == [False, True]
     with pytest.raises(ValueError, match="it was begun with exif True, now False"):
         train(photos, out, replace(settings, exif=False), extractor="embedded", device="cpu", progress=False)
     train_extractor(photos, tmp_path, tiny.extractor, resolution=32, device="cpu", progress=False, exif=True)
