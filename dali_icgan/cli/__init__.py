@@ -24,7 +24,7 @@ class _OneLineErrors(TyperGroup):
         except KeyboardInterrupt:
             typer.secho("stopped; the same command goes on, where it can", err=True)
             raise typer.Exit(130) from None
-        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ImportError, MemoryError) as error:
+        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError) as error:
             if ctx.params.get("debug"):
                 raise
             said = " ".join(str(error).split()) or type(error).__name__
@@ -270,6 +270,7 @@ def train_command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of the generator.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes, to see that everything works.")] = False,
+    exif: Annotated[bool, typer.Option("--exif", help="Rotate images as EXIF says.")] = False,
     device: Device = None,
 ) -> None:
     """Train an extractor and a generator on your own images; the same command goes on after a stop."""
@@ -284,6 +285,7 @@ def train_command(
         extractor=extractor,
         steps=steps,
         quick=quick,
+        exif=exif,
         device=device,
     )
 

@@ -46,6 +46,9 @@ class DiscriminatorConfig:
         object.__setattr__(self, "attention", tuple(self.attention))
         if not set(self.attention) <= set(self.block_resolutions):
             raise ValueError(f"attention must be among the resolutions {self.block_resolutions}, got {self.attention}")
+        for resolution, width in zip(self.block_resolutions, self.out_channels, strict=True):
+            if resolution in self.attention and width < 8:
+                raise ValueError(f"channels must give attention at least 8, got {width} at {resolution} pixels")
         if self.class_conditional and self.out_channels[-1] % 2:
             raise ValueError(f"channels must give an even width to halve, got {self.out_channels[-1]}")
 

@@ -30,6 +30,7 @@ from dali_icgan.loader import DataLoader
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor, write_checkpoint
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops.random_resized_crop import interval
+from dali_icgan.training.settings import check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 FORMAT = 1
@@ -61,7 +62,8 @@ class ExtractorTraining:
         weight_decay: AdamW's.
         temperature: of the contrast; lower tells similar images better apart.
         crop_scale: least and greatest share of an image's area that a crop shows.
-        flip: probability of a mirror image; 0 where left and right differ in meaning, as in digits.
+        flip: probability of a mirror image; 0 where left and right differ in meaning, as in digits; GanTraining's ``mirror`` must then
+            be False too.
         colour_jitter: brightness, contrast and saturation change by up to this share, 0 to 1; hue never: a feature that is blind to
             colour cannot tell a generator which to paint.
         seed: of weights and every draw.
@@ -88,11 +90,8 @@ class ExtractorTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        # Lists come out of YAML.
-        object.__setattr__(self, "depths", tuple(self.depths))
+        check_kinds(self)
         object.__setattr__(self, "crop_scale", interval("crop_scale", self.crop_scale, 1.0))
-        if not isinstance(self.supervised, bool):
-            raise TypeError(f"supervised must be True or False, got {self.supervised!r}")
         for name in ("width", "steps", "batch_size", "input_size", "epochs", "seed"):
             # Width: with fewer channels, torch 2.14's 1x1 convolution of stride 2 in channels_last memory writes past its gradient.
             value, least = getattr(self, name), {"width": 8, "batch_size": 2, "seed": -(2**63)}.get(name, 1)
@@ -127,6 +126,7 @@ def train_extractor(
     device: torch.device | str | None = None,
     progress: bool = True,
     writer: SummaryWriter | None = None,
+    exif: bool = False,
 ) -> Path:
     """Train an extractor on images; the same call goes on where an earlier one was cut off, or returns at once if that finished.
 
@@ -142,6 +142,7 @@ def train_extractor(
         device: None is the current CUDA device, else the CPU. Networks run in bfloat16, as autocast has it, where a GPU has it in hardware.
         progress: show a bar on stderr.
         writer: gets the scalars ``extractor/loss`` and ``extractor/lr``.
+        exif: rotate images as their EXIF orientation says.
 
     Returns:
         the path of ``extractor.safetensors``.
@@ -170,7 +171,7 @@ def train_extractor(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with sole_builder(folder, ".extractor.lock"):
-        run = _Run(settings, samples, folder, resolution, device)
+        run = _Run(settings, samples, folder, resolution, device, exif)
         if not run.is_finished():
             run.load()
             run.train(progress, writer)
@@ -182,12 +183,19 @@ class _Run:
     """One training in one folder."""
 
     def __init__(
-        self, settings: ExtractorTraining, samples: Samples, folder: Path, resolution: int, device: torch.device
+        self,
+        settings: ExtractorTraining,
+        samples: Samples,
+        folder: Path,
+        resolution: int,
+        device: torch.device,
+        exif: bool,
     ) -> None:
         self.settings = settings
         self.samples = samples
         self.resolution = resolution
         self.device = device
+        self.exif = exif
         self.path = folder / "extractor.safetensors"
         self.report = folder / "extractor.json"
         self.state = folder / "extractor-state.pt"
@@ -220,10 +228,10 @@ class _Run:
 
     def _identity(self) -> dict[str, Any]:
         said = {"format": FORMAT, "resolution": self.resolution, "dataset": self.samples.fingerprint}
-        return said | json.loads(json.dumps(asdict(self.settings)))
+        return said | {"exif": self.exif} | json.loads(json.dumps(asdict(self.settings)))
 
     def _demand_own(self, path: Path, found: Any) -> None:
-        found = found if isinstance(found, dict) else {}
+        found = {"exif": False} | (found if isinstance(found, dict) else {})  # earlier versions noted none
         wrong = [
             f"{name} must be {value!r}, got {found.get(name)!r}"
             for name, value in self._identity().items()
@@ -305,6 +313,7 @@ class _Run:
             "memory_format": torch.channels_last,
             "seed": self.settings.seed,
             "shard": False,
+            "exif": self.exif,
         }
         return DataLoader(self.samples, **usual | changes)
 

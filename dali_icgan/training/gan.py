@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ from dali_icgan.training.differentiable import POLICIES, augment_differentiably
 from dali_icgan.training.ema import ExponentialMovingAverage
 from dali_icgan.training.instances import Instances
 from dali_icgan.training.losses import discriminator_hinge, finite, generator_hinge, mode_seeking
+from dali_icgan.training.settings import check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that put images into [-1, 1]
@@ -54,7 +56,8 @@ class GanTraining:
         generator_lr, discriminator_lr, betas: Adam's.
         ema_decay, ema_start: of the moving average that is kept.
         policies: differentiable augmentation, see :func:`augment_differentiably`.
-        mirror: whether real images are mirrored at random, and half of the features are of mirrored images.
+        mirror: whether real images are mirrored at random, and half of the features are of mirrored images. False where left and right
+            differ in meaning, as in digits; the extractor's ``flip`` must then be 0 too.
         mode_seeking: weight of the loss that keeps generations of one instance apart, as far as its real images are; 0: none.
         spectral_norm: of the generator: "power" (the weights' largest singular value is followed, as the official training does) or
             "fixed" (each layer is divided by its gain along one direction that never changes: layers may learn a gain, files are the
@@ -93,17 +96,23 @@ class GanTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("attention", "betas", "policies"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # lists come out of YAML
-        for name in ("steps", "batch_size", "k", "ema_start"):
-            value, least = getattr(self, name), 0 if name == "ema_start" else 1
+        check_kinds(self)
+        sizes = ("resolution", "channels", "discriminator_channels", "z_chunk", "shared_dim_feat", "shared_dim")
+        for name in (*sizes, "steps", "batch_size", "k", "ema_start", "seed"):
+            value, least = getattr(self, name), {"ema_start": 0, "seed": -(2**63)}.get(name, 1)
+            if value is None and name == "discriminator_channels":
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
         for name in ("generator_lr", "discriminator_lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
-        if self.mode_seeking < 0:
-            raise ValueError(f"mode_seeking must not be negative, got {self.mode_seeking!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
+        if not 0 <= self.mode_seeking < math.inf:
+            raise ValueError(f"mode_seeking must be finite and not negative, got {self.mode_seeking!r}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must be in [0, 1), got {self.ema_decay!r}")
         if self.mode_seeking and self.batch_size % 2:
             raise ValueError(f"batch_size must be even with mode_seeking, got {self.batch_size}")
         if self.clip is not None and not self.clip > 0:
@@ -117,23 +126,25 @@ class GanTraining:
     def networks(self, feature_dim: int, n_classes: int) -> tuple[GeneratorConfig, DiscriminatorConfig]:
         """The two architectures."""
         classes = {"n_classes": n_classes, "class_conditional": True} if self.class_conditional else {"n_classes": 1}
-        generator = GeneratorConfig(
-            resolution=self.resolution,
-            channels=self.channels,
-            z_chunk=self.z_chunk,
-            feature_dim=feature_dim,
-            shared_dim_feat=self.shared_dim_feat,
-            shared_dim=self.shared_dim if self.class_conditional else 1,
-            attention=self.attention,
-            **classes,  # type: ignore[arg-type]
-        )
-        discriminator = DiscriminatorConfig(
-            resolution=self.resolution,
-            channels=self.discriminator_channels or self.channels,
-            feature_dim=feature_dim,
-            attention=self.attention,
-            **classes,  # type: ignore[arg-type]
-        )
+        with _named("generator"):
+            generator = GeneratorConfig(
+                resolution=self.resolution,
+                channels=self.channels,
+                z_chunk=self.z_chunk,
+                feature_dim=feature_dim,
+                shared_dim_feat=self.shared_dim_feat,
+                shared_dim=self.shared_dim if self.class_conditional else 1,
+                attention=self.attention,
+                **classes,  # type: ignore[arg-type]
+            )
+        with _named("discriminator"):
+            discriminator = DiscriminatorConfig(
+                resolution=self.resolution,
+                channels=self.discriminator_channels or self.channels,
+                feature_dim=feature_dim,
+                attention=self.attention,
+                **classes,  # type: ignore[arg-type]
+            )
         return generator, discriminator
 
 
@@ -158,11 +169,11 @@ class GanTrainer:
     Args:
         settings: how.
         instances: what of; its batch size must be the settings' share of this rank.
-        folder: for ``gan-state.pt``, which holds everything, and ``gan-history.jsonl``.
+        folder: for ``gan-state.pt``, which holds everything.
         device: where.
 
     Raises:
-        ValueError: the folder holds the state of other settings, or of other images.
+        ValueError: the folder holds the state of other settings, of other images, or of more steps.
     """
 
     def __init__(
@@ -196,7 +207,7 @@ class GanTrainer:
             )
         )
         self._trained = self._wrapped()
-        self.step = 0
+        self.step = self.saved_step = 0
         self.seconds = 0.0  # over all calls of train
         self.history: list[dict[str, float]] = []
         if self._state_path.exists():
@@ -222,7 +233,11 @@ class GanTrainer:
         white = 0.5 * directions[:dim] / spread[:dim, None].clamp_min(0.05 * spread[0])
         weight = torch.randn(self.settings.shared_dim_feat, features.shape[1]).double() * 0.01
         weight[:dim] = white
-        _set_gain(self.generator.shared_feat, weight)
+        if self.settings.spectral_norm == "power":
+            weight = weight / torch.linalg.matrix_norm(weight, 2)  # as it will act: the largest gain is followed
+            _set_gain(self.generator.shared_feat, weight, 0)
+        else:
+            _set_gain(self.generator.shared_feat, weight, -1)
         with torch.no_grad():
             self.generator.shared_feat.bias.copy_(-(weight @ mean).float())
         self._feature_mean = mean.float().to(self.device)
@@ -249,7 +264,13 @@ class GanTrainer:
         }
 
     def save(self) -> None:
-        """Write the state, whole or not at all."""
+        """Write the state, whole or not at all.
+
+        Raises:
+            FloatingPointError: there is a number in it that is none; the state before stays.
+            OSError: it could not be written; the state before stays.
+        """
+        self._demand_finite()
         parts: dict[str, Any] = {
             "generator": self.generator,
             "discriminator": self.discriminator,
@@ -262,6 +283,24 @@ class GanTrainer:
             self._state_path,
             {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history},
         )
+        self.saved_step = self.step
+
+    def _demand_finite(self) -> None:
+        """Weights and what the optimisers remember: the losses of a step are from before it changed them."""
+        for name in ("generator", "discriminator"):
+            kept = [*getattr(self, name).state_dict().values()]
+            for each in getattr(self, f"_{name}_optimiser").state.values():
+                kept += each.values()
+            if not all(bool(tensor.isfinite().all()) for tensor in kept):
+                raise FloatingPointError(f"the {name}'s weights must be finite, got others {self._after()}")
+
+    def _after(self) -> str:
+        """What is said of a number that is none."""
+        kept = f"{self._state_path} is of step {self.saved_step}" if self.saved_step else "no state was saved yet"
+        return (
+            f"after step {self.step} ({kept}): lower generator_lr and discriminator_lr, or clip: 1, may help, in a new folder; "
+            "the extractor can be given to it"
+        )
 
     def _load(self, state: dict[str, Any]) -> None:
         for name, mine in self._identity().items():
@@ -273,12 +312,17 @@ class GanTrainer:
                     raise ValueError(f"{self._state_path} must be of the same settings, it was begun with {said}")
             elif mine != theirs:
                 raise ValueError(f"{self._state_path} must be of the same {name} {mine}, got {theirs}")
+        if self.settings.steps < state["step"]:
+            raise ValueError(
+                f"steps must be at least the {state['step']} already trained in {self._state_path}, got {self.settings.steps}"
+            )
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self.average.model.load_state_dict(state["average"])
         self._generator_optimiser.load_state_dict(state["generator_optimiser"])
         self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
+        self.saved_step = self.step
 
     # ------------------------------------------------------------------ training
 
@@ -292,11 +336,11 @@ class GanTrainer:
         """Train up to ``settings.steps``.
 
         Args:
-            save_every: seconds between two states; the last step is always saved.
+            save_every: seconds after which the next reported step is saved; the last step always is.
             report_every: steps between two calls of ``report``.
 
         Raises:
-            FloatingPointError: a loss is no number. The last state saved is from before, and stays.
+            FloatingPointError: a loss or a weight is no number. The last state saved is from before, and stays.
             OSError: a state could not be written; the one before stays.
         """
         begun = saved = time.monotonic()
@@ -311,7 +355,8 @@ class GanTrainer:
                 last = self.step == self.settings.steps
                 if self.step % report_every == 0 or last:
                     means = {name: float(total) / (self.step - since) for name, total in sums.items()}
-                    finite(**{name: torch.tensor(mean) for name, mean in means.items()})
+                    finite(self._after(), **{name: torch.tensor(mean) for name, mean in means.items()})
+                    self._demand_finite()
                     now = time.monotonic()
                     rate = (self.step - since) * self.settings.batch_size / (now - begun)
                     self.seconds += now - begun
@@ -334,6 +379,7 @@ class GanTrainer:
             memory_format=self._memory_format,
             seed=self.settings.seed,
             on_error="raise",
+            exif=bool(self.instances.bank.exif),
         ) as loader:
             yield iter(loader)
 
@@ -431,6 +477,15 @@ class GanTrainer:
 
 
 @contextlib.contextmanager
+def _named(network: str) -> Iterator[None]:
+    """Say whose setting is wrong: both networks have channels and attention."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"the {network}'s {error}") from error
+
+
+@contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """torch's global generator, which initialisation draws from, seeded for a while."""
     with torch.random.fork_rng(devices=[]):
@@ -438,10 +493,11 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _set_gain(layer: SpectralLinear, weight: Tensor) -> None:
-    """Make ``weight`` what the layer multiplies by, but for one direction: the power step from its u0 finds the one of gain 1."""
+def _set_gain(layer: SpectralLinear, weight: Tensor, direction: int) -> None:
+    """Make ``weight`` what the layer multiplies by, but for one direction, counted from the largest gain: the power step from its u0
+    finds the one of gain 1."""
     left, gains, right = torch.linalg.svd(weight, full_matrices=False)
-    gains[-1] = 1
+    gains[direction] = 1
     with torch.no_grad():
         layer.weight.copy_((left * gains @ right).float())
-        layer.u0.copy_(left[None, :, -1].float())
+        layer.u0.copy_(left[None, :, direction].float())

@@ -32,12 +32,15 @@ def mode_seeking(generated: Tensor, real: Tensor) -> Tensor:
     return -torch.minimum((a - b).abs().mean((1, 2, 3)), limit).mean()
 
 
-def finite(**losses: Tensor) -> None:
+def finite(said: str, **losses: Tensor) -> None:
     """Raise where a loss is no number.
+
+    Args:
+        said: when that was, and what may help.
 
     Raises:
         FloatingPointError: names the loss.
     """
     for name, loss in losses.items():
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the {name} is {float(loss)}")
+            raise FloatingPointError(f"the loss of {name} must be finite, got {float(loss)} {said}")

@@ -21,6 +21,7 @@ Rows = npt.NDArray[np.int64]
 _EQUAL = 1e-9  # relative; of a pair a distance is the same both ways only within rounding
 _BLOCK = 2**22  # distances held at once
 _YARDSTICK = 10_000  # training images whose own nearest other is looked for
+K = 5  # neighbours of precision, recall, density and coverage: what evaluate takes, so that it needs 2 (K + 1) images
 _IMAGES = 256  # generations or photographs held at once
 
 
@@ -155,7 +156,7 @@ def conditioning_rank(instances: Tensor, generated: Tensor, index: Tensor) -> di
 
     Returns:
         ``top1``, ``top5``: the share of generations with fewer than 1, 5 instances nearer than their own, in [0, 1], higher is better,
-        1/n and 5/n by chance; ``percentile``: 100 rank / (n - 1) on average, 0 is best, 50 is chance. InstanceSampler at the same distance
+        1/n and 5/n by chance; ``percentile``: 100 rank / (n - 1) on average, 0 is best, 50 is chance. Instances at the same distance
         are not nearer.
 
     Raises:
@@ -409,7 +410,7 @@ def evaluate(
     neighbours_k: int = 50,
     samples: int = 2000,
     seed: int = 0,
-    k: int = 5,
+    k: int = K,
     groups: int = 64,
     draws: int = 8,
     truncation: float = 1.0,

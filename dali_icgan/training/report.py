@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import yaml
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
@@ -87,8 +88,9 @@ def write_report(
     steps: int,
     seconds: float,
     device: str,
+    losses: Sequence[Mapping[str, float]] = (),
 ) -> None:
-    """Write a run's report in Markdown, and beside it ``frechet_distance.png`` where the history has something to plot.
+    """Write a run's report in Markdown, and beside it ``frechet_distance.png`` and ``losses.png`` where there is something to plot.
 
     Args:
         path: of the report, such as ``RUN/report.md``.
@@ -99,6 +101,7 @@ def write_report(
         model: what was trained, in words such as "32 px, 0.7M parameters".
         dataset: what it was trained on; images: how many there are.
         steps, seconds, device: how long, where.
+        losses: on the way: each with ``step`` and a number for each loss, the same ones in all.
 
     Raises:
         ValueError: a figure is not one of evaluate's, or config holds other things than plain values.
@@ -125,11 +128,18 @@ def write_report(
     for caption, grid in grids.items():
         lines += [f"![{caption}]({_link(grid, path.parent)})", "", f"*{caption}*", ""]
     lines += ["## Figures", "", *_table(figures)]
+    if measured or losses:
+        lines += ["## On the way", ""]
     if measured:
         plot = path.with_name("frechet_distance.png")
         picture = _plot(measured)
         write_whole(plot, lambda file: file.write(picture))
-        lines += ["## On the way", "", f"![Fréchet distance over steps, in extractor features]({plot.name})", ""]
+        lines += [f"![Fréchet distance over steps, in extractor features]({plot.name})", ""]
+    if losses:
+        plot = path.with_name("losses.png")
+        picture = _plot_losses(losses)
+        write_whole(plot, lambda file: file.write(picture))
+        lines += [f"![Losses over steps]({plot.name})", ""]
     lines += ["## Settings", "", "```yaml", settings.rstrip(), "```", ""]
     text = "\n".join(lines).encode()
     write_whole(path, lambda file: file.write(text))
@@ -159,8 +169,7 @@ def _table(figures: Mapping[str, float]) -> list[str]:
 
 def _plot(history: Sequence[Mapping[str, float]]) -> bytes:
     """The Fréchet distance over steps, PNG."""
-    drawing = Drawing(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = drawing.add_subplot()
+    drawing, axes = _axes("Fréchet distance", "Fréchet distance in the extractor's features (not FID); lower is better")
     axes.plot(
         [row["step"] for row in history],
         [row[_DISTANCE] for row in history],
@@ -186,12 +195,32 @@ def _plot(history: Sequence[Mapping[str, float]]) -> bytes:
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(plain)
     axes.yaxis.set_minor_formatter("")
+    return _png(drawing, axes)
+
+
+def _plot_losses(losses: Sequence[Mapping[str, float]]) -> bytes:
+    """Every loss over steps, PNG."""
+    drawing, axes = _axes("loss", "Losses, means between two looks")
+    for name in (name for name in losses[0] if name != "step"):
+        axes.plot(
+            [row["step"] for row in losses], [row[name] for row in losses], linewidth=1, label=name.replace("_", " ")
+        )
+    return _png(drawing, axes)
+
+
+def _axes(what: str, title: str) -> tuple[Drawing, Axes]:
+    drawing = Drawing(figsize=(8, 4.5), dpi=120, layout="constrained")
+    axes = drawing.add_subplot()
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training step")
-    axes.set_ylabel("Fréchet distance")
-    axes.set_title("Fréchet distance in the extractor's features (not FID); lower is better", fontsize=11, loc="left")
+    axes.set_ylabel(what)
+    axes.set_title(title, fontsize=11, loc="left")
     axes.grid(True, alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+    return drawing, axes
+
+
+def _png(drawing: Drawing, axes: Axes) -> bytes:
     axes.legend(frameon=False)
     memory = io.BytesIO()
     drawing.savefig(memory, format="png")

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.utils.tensorboard import SummaryWriter
 
 from dali_icgan.augment.bank import FeatureBank
+from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
 from dali_icgan.engine import Extractor, Generator, load_extractor
@@ -24,12 +27,14 @@ from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
-from dali_icgan.training.quality import InstanceSampler, evaluate
+from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
+from dali_icgan.training.settings import check_kinds
 from dali_icgan.training.state import write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
 _TOO_SMALL = 0.1  # the share of them that may be smaller than the resolution
+_FEW_ROWS = 16  # of which batch norm takes a poor mean
 _GRID, _GRID_DRAWS = 8, 8
 _FRECHET = ("feature_frechet_distance", "feature_frechet_distance_real")
 
@@ -42,10 +47,13 @@ class Training:
         gan: of generator and discriminator.
         extractor: of the extractor, where none is given.
         look_every: steps between two sample grids, each with a Fréchet distance.
-        look_samples: generations that this distance is taken of.
-        samples: generations that the figures of the report are taken of.
-        save_every: seconds between two states on disk.
+        look_samples: generations that this distance is taken of, 6 or more.
+        samples: generations that the figures of the report are taken of, 6 or more.
+        save_every: seconds after which a state is written to disk, at the next step whose losses are looked at.
         truncation: of the noise of sample grids ("cut").
+        exif: rotate images as their EXIF orientation says.
+
+    All but ``gan``, ``extractor`` and ``exif`` change no weight, and may change in a run's folder.
     """
 
     gan: GanTraining = field(default_factory=GanTraining)
@@ -55,15 +63,17 @@ class Training:
     samples: int = 4000
     save_every: float = 60.0
     truncation: float = 0.7
+    exif: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("look_every", "look_samples", "samples"):
+        check_kinds(self)
+        for name, least in (("look_every", 1), ("look_samples", K + 1), ("samples", K + 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
         for name in ("save_every", "truncation"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
 
     @classmethod
     def from_mapping(cls, given: Any, name: str = "config") -> "Training":
@@ -143,11 +153,12 @@ def train(
 
     Raises:
         ValueError: the images are too small, too few or of one class where classes are asked for; or the folder holds a run of other
-            images or settings.
-        FloatingPointError: a loss is no number; the last state stays.
+            images or settings, or of more steps. What can be found before anything is trained is, and leaves a new folder free.
+        FloatingPointError: a loss or a weight is no number; the last state, from before, stays.
         OSError: a file could not be written; what was there before stays.
 
-    Over several ranks of torch.distributed the generator is trained by all, the rest is done by the first.
+    Over several ranks of torch.distributed the generator is trained by all, the rest is done by the first. Batch norm is of each rank's
+    own rows. A second process that is given the same folder waits until the first is done.
     """
     training = Training() if training is None else training
     samples, place, out = as_samples(dataset), resolve_device(device), Path(out)
@@ -159,10 +170,33 @@ def train(
         raise ValueError(
             f"batch_size must be even on each of the {world} ranks with mode_seeking, got {gan.batch_size}"
         )
+    if world > 1 and rank == 0 and gan.batch_size // world < _FEW_ROWS:
+        warnings.warn(
+            f"batch norm is of each rank's own {gan.batch_size // world} images, which are few: a batch_size of {_FEW_ROWS * world} or "
+            "more is better",
+            stacklevel=2,
+        )
     out.mkdir(parents=True, exist_ok=True)
+    with sole_builder(out, ".train.lock") if rank == 0 else contextlib.nullcontext():
+        return _train(samples, out, training, extractor, place, progress, rank, world)
+
+
+def _train(
+    samples: Samples,
+    out: Path,
+    training: Training,
+    extractor: Path | str | None,
+    place: torch.device,
+    progress: bool,
+    rank: int,
+    world: int,
+) -> Path:
+    gan = training.gan
     with _first_before_others(rank):
         if rank == 0:
-            _check_images(samples, gan)
+            _check_images(samples, training, own=extractor is None)
+            if extractor is not None:  # a file that is none must not be noted as the run's
+                load_extractor(extractor, device="cpu", dtype=torch.float32, resolution=gan.resolution)
             _check_run(out, training, samples, extractor)
         with SummaryWriter(str(out / "tensorboard")) if rank == 0 else contextlib.nullcontext() as writer:
             if extractor is None and rank == 0:
@@ -174,16 +208,24 @@ def train(
                     device=place,
                     progress=progress,
                     writer=writer,
+                    exif=training.exif,
                 )
         source = out / "extractor.safetensors" if extractor is None else extractor
         seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
         banks = {"bank": seer} | ({"bank-mirrored": MirroredExtractor(seer)} if gan.mirror else {})
         for name, each in banks.items():
             if rank == 0:
-                FeatureBank.build(samples, each, out / name, dtype=torch.float32, progress=progress)  # type: ignore[arg-type]
+                FeatureBank.build(
+                    samples,
+                    each,  # type: ignore[arg-type]
+                    out / name,
+                    dtype=torch.float32,
+                    exif=training.exif,
+                    progress=progress,
+                )
         bank, *mirrored = (FeatureBank.open(out / name) for name in banks)
         if rank == 0:
-            _check_count(bank, gan.k)
+            _check_count(int(bank.present.sum()), gan.k)
             bank.neighbours(gan.k)
     instances = Instances(
         bank, mirrored[0] if mirrored else None, samples, gan.k, gan.batch_size // world, gan.seed, rank, world
@@ -212,6 +254,7 @@ def train(
         steps=trainer.step,
         seconds=seconds,
         device=str(place),
+        losses=trainer.history,
     )
     return out / "report.md"
 
@@ -294,60 +337,88 @@ def _train_gan(trainer: GanTrainer, training: Training, look: _Look | None, show
 
         every = next(n for n in (50, 25, 20, 10, 5, 2, 1) if training.look_every % n == 0)
         trainer.train(save_every=training.save_every, report_every=every, report=report)
-        if look is not None and writer is not None and not (look.history and look.history[-1]["step"] == steps):
-            look(writer)  # killed between the last state and its look
+        if look is not None and writer is not None and not (look.history and look.history[-1]["step"] == trainer.step):
+            look(writer)  # of a finished run whose looks.jsonl was removed
 
 
-def _check_images(samples: Samples, gan: GanTraining) -> None:
-    if gan.class_conditional and len(np.unique(samples.labels)) < 2:
-        raise ValueError(
-            f"dataset must have at least two classes with class_conditional, got one in {samples.name}: leave it out"
+def _check_images(samples: Samples, training: Training, own: bool) -> None:
+    """``own``: the run trains an extractor of its own."""
+    gan = training.gan
+    asked = [
+        name
+        for name, by in (
+            ("class_conditional", gan.class_conditional),
+            ("supervised", own and training.extractor.supervised),
         )
+        if by
+    ]
+    if asked and len(np.unique(samples.labels)) < 2:
+        raise ValueError(
+            f"dataset must have at least two classes with {asked[0]}, got one in {samples.name}: leave it out"
+        )
+    _check_count(len(samples), gan.k)
     chosen = np.unique(np.linspace(0, len(samples) - 1, _LOOKED_AT).astype(int))
     small, looked = [], 0
     for index in chosen:
         with contextlib.suppress(OSError, ValueError):
-            image = encoded(samples.read(int(index)))
+            image = encoded(samples.read(int(index)), exif=training.exif)
             looked += 1
             if min(image.height, image.width) < gan.resolution:
                 small.append((image, samples.path(int(index))))
-    if looked and len(small) > _TOO_SMALL * looked:
+    if len(chosen) == len(samples):
+        _check_count(looked, gan.k)
+    if small:
         image, path = small[0]
-        raise ValueError(
-            f"dataset must have images of at least {gan.resolution} pixels on their short side, got {len(small)} of {looked} that are "
+        said = (
+            f"{gan.resolution} pixels on their short side, got {len(small)} of {looked} that are "
             f"smaller, such as {path} with {image.width} x {image.height}: choose a lower resolution"
         )
+        if len(small) > _TOO_SMALL * looked:
+            raise ValueError(f"dataset must have images of at least {said}")
+        warnings.warn(f"dataset should have images of at least {said}, or leave them out", stacklevel=4)
 
 
-def _check_count(bank: FeatureBank, k: int) -> None:
-    present = int(bank.present.sum())
-    if present <= k:
+def _check_count(readable: int, k: int) -> None:
+    least = 2 * (K + 1)
+    if readable < least:
+        raise ValueError(f"dataset must have at least {least} images that can be read, got {readable}")
+    if readable <= k:
         raise ValueError(
-            f"k must be less than the {present} images that can be read, got {k}: give more images or a lower k"
+            f"k must be less than the {readable} images that can be read, got {k}: give more images or a lower k"
         )
 
 
 def _check_run(out: Path, training: Training, samples: Samples, extractor: Path | str | None) -> None:
     """Note what the folder is a run of; refuse another."""
     path = out / "run.json"
+    settings = {"gan": _plain(replace(training.gan, steps=1)), "extractor": _plain(training.extractor)}
     mine = {
         "dataset": samples.fingerprint,
         "images": len(samples),
         "extractor": None if extractor is None else str(extractor),
-        "settings": json.loads(json.dumps(asdict(replace(training, gan=replace(training.gan, steps=1))))),
+        "exif": training.exif,
+        "settings": settings,
     }
     if not path.exists():
         text = json.dumps(mine, indent=1).encode()
         write_whole(path, lambda file: file.write(text))
         return
-    theirs = json.loads(path.read_text())
-    for name, value in mine.items():
-        if theirs.get(name) != value:
-            said = f"{name} {theirs.get(name)!r}, now {value!r}"
-            if name == "settings":
-                differ = _differences(theirs["settings"], mine["settings"])
-                said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
-            raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}")
+    theirs = {"exif": False} | json.loads(path.read_text())
+    differ = list(
+        _differences(
+            {key: theirs[key] for key in mine if key != "settings"},
+            {key: value for key, value in mine.items() if key != "settings"},
+        )
+    )
+    # Folders of earlier versions noted settings too that change no weight.
+    changed = list(_differences({name: theirs["settings"].get(name) for name in settings}, settings))
+    if differ or changed:
+        said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ + changed)
+        way = ""
+        if not differ and all(key.startswith("gan.") for key, _, _ in changed):
+            source = out / "extractor.safetensors" if extractor is None else extractor
+            way = f"; other gan settings need a new folder, and no new extractor: --extractor {source}"
+        raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}{way}")
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

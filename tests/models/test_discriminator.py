@@ -98,6 +98,7 @@ def test_evaluation_changes_nothing_and_training_follows_the_norm():
     [
         ({"resolution": 48}, "resolution must be one of 32, 64, 128, 256, got 48"),
         ({"channels": 0}, "channels must be at least 1, got 0"),
+        ({"attention": (16,), "channels": 1}, "channels must give attention at least 8, got 4 at 16 pixels"),
         ({"attention": (7,)}, r"attention must be among the resolutions \(16, 8, 8, 8\), got \(7,\)"),
     ],
 )

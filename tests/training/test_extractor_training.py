@@ -338,6 +338,9 @@ def test_a_full_disk_keeps_the_state_before(patches, tmp_path, often, monkeypatc
     ("given", "message"),
     [
         ({"supervised": 1}, "supervised must be True or False, got 1"),
+        ({"depths": "11"}, "depths must be a list, each an integer, got '11'"),
+        ({"crop_scale": "0.3"}, r"crop_scale must be two numbers, got '0\.3'"),
+        ({"lr": "high"}, "lr must be a number, got 'high'"),
         ({"width": 7}, "width must be an integer >= 8, got 7"),
         ({"depths": ()}, "depths must be one or more positive numbers"),
         ({"steps": True}, "steps must be an integer >= 1, got True"),

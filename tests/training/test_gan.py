@@ -71,6 +71,8 @@ def test_a_finished_run_does_nothing_and_more_steps_go_on(trainer, tmp_path):
     longer = trainer(steps=8)
     longer.train()
     assert longer.step == 8
+    with pytest.raises(ValueError, match=r"steps must be at least the 8 already trained in .*gan-state\.pt, got 6"):
+        trainer(steps=6)
 
 
 def test_what_was_learnt_changes_with_every_setting_that_matters(trainer, tmp_path):
@@ -139,6 +141,19 @@ def test_features_are_told_apart_from_the_first_step_on(trainer):
     assert float(seen.square().mean()) == pytest.approx(1, rel=1e-3)
 
 
+def test_features_stay_centred_where_the_largest_gain_is_followed(trainer):
+    each = trainer(spectral_norm="power")
+    layer = each.generator.shared_feat.train()
+    features = each.instances.bank.gather(np.arange(24), "cpu")
+    with torch.no_grad():
+        first = layer(features)
+        for _ in range(20):
+            embedded = layer(features)
+    assert torch.linalg.matrix_norm(layer.normalised_weight(), 2).item() == pytest.approx(1, abs=1e-4)
+    assert torch.allclose(embedded, first, atol=1e-5)
+    assert embedded.mean(0).abs().max() < 1e-3 * embedded.std(0).mean()
+
+
 def test_fixed_spectral_norm_keeps_its_direction_and_power_follows(trainer, tmp_path):
     for kind in ("fixed", "power"):
         each = trainer(tmp_path / kind, spectral_norm=kind)
@@ -196,9 +211,36 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(trainer, tmp_pa
     again = trainer(steps=6)
     with torch.no_grad():
         again.generator.linear.weight.fill_(float("nan"))
-    with pytest.raises(FloatingPointError, match="the discriminator is nan"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"loss of discriminator must be finite, got nan after step 4 \(.*gan-state.pt is of step 3\): lower generator_lr",
+    ):
         again.train(report_every=1, save_every=0)
     assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypatch, name):
+    """The losses of the step that spoils the weights are still finite."""
+    each = trainer(steps=6)
+    right = each._train_step
+
+    def spoils(batch):
+        losses = right(batch)
+        if each.step == 3:
+            with torch.no_grad():
+                next(iter(getattr(each, name).parameters()))[0] = float("inf")
+        return losses
+
+    monkeypatch.setattr(each, "_train_step", spoils)
+    message = rf"the {name}'s weights must be finite, got others after step 4 \(.*gan-state.pt is of step 3\): lower generator_lr"
+    told = []
+    with pytest.raises(FloatingPointError, match=message):
+        each.train(report_every=1, save_every=0, report=told.append)
+    assert [progress.step for progress in told] == [1, 2, 3]  # nobody looks at what is spoilt
+    assert load_state(tmp_path / "run" / "gan-state.pt")["step"] == 3
+    with pytest.raises(FloatingPointError, match="weights must be finite"):
+        each.save()
 
 
 def test_a_full_disk_keeps_the_last_state(trainer, tmp_path, monkeypatch):
@@ -242,8 +284,17 @@ def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
         ({"steps": 0}, "steps must be an integer >= 1, got 0"),
         ({"batch_size": 2.5}, "batch_size must be an integer >= 1, got 2.5"),
         ({"k": True}, "k must be an integer >= 1, got True"),
-        ({"generator_lr": 0}, "generator_lr must be positive, got 0"),
-        ({"mode_seeking": -1}, "mode_seeking must not be negative, got -1"),
+        ({"generator_lr": 0}, "generator_lr must be positive and finite, got 0"),
+        ({"mode_seeking": -1}, "mode_seeking must be finite and not negative, got -1"),
+        ({"mode_seeking": float("nan")}, "mode_seeking must be finite and not negative, got nan"),
+        ({"betas": (0.0, 1.0)}, r"betas must be in \[0, 1\), got \(0\.0, 1\.0\)"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1\.0"),
+        ({"channels": "16"}, "channels must be an integer >= 1, got '16'"),
+        ({"channels": 1, "attention": (16,)}, "the generator's channels must give attention at least 8, got 4 at 16"),
+        (
+            {"discriminator_channels": 1, "attention": (16,)},
+            "the discriminator's channels must give attention at least 8, got 4 at 16 pixels",
+        ),
         ({"mode_seeking": 1, "batch_size": 7}, "batch_size must be even with mode_seeking, got 7"),
         ({"clip": 0}, "clip must be positive or None, got 0"),
         ({"policies": ("blur",)}, "policies must be among colour, translation, cutout, got blur"),
@@ -253,6 +304,33 @@ def test_a_folder_of_another_run_is_refused(trainer, tmp_path, banks, samples):
 def test_wrong_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         GanTraining(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policies": "translation"}, "policies must be a list, each a word, got 'translation'"),
+        ({"policies": [1]}, r"policies must be a list, each a word, got \[1\]"),
+        ({"attention": "16"}, "attention must be a list, each an integer, got '16'"),
+        ({"attention": 16}, "attention must be a list, each an integer, got 16"),
+        ({"betas": "0.5"}, "betas must be two numbers, got '0.5'"),
+        ({"betas": [0.5]}, r"betas must be two numbers, got \[0\.5\]"),
+        ({"generator_lr": "fast"}, "generator_lr must be a number, got 'fast'"),
+        ({"ema_decay": True}, "ema_decay must be a number, got True"),
+        ({"clip": [1]}, r"clip must be a number, got \[1\]"),
+        ({"mirror": "no"}, "mirror must be True or False, got 'no'"),
+        ({"generator_lr": None}, "generator_lr must be a number, got None"),
+    ],
+)
+def test_settings_of_another_kind_are_named(settings, message):
+    with pytest.raises(TypeError, match=message):
+        GanTraining(**settings)
+
+
+def test_numbers_that_yaml_takes_for_words_are_numbers():
+    settings = GanTraining(generator_lr="1e-4", betas=["0", 0.99], clip="1", attention=[])
+    assert settings == GanTraining(generator_lr=1e-4, clip=1.0)
+    assert (settings.betas, settings.clip, settings.attention) == ((0.0, 0.99), 1.0, ())
 
 
 RANKS = """

@@ -48,9 +48,9 @@ def test_mode_seeking_is_the_distance_of_pairs_up_to_that_of_real_ones():
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_is_named(value):
-    finite(generator=torch.tensor(1.0))
-    with pytest.raises(FloatingPointError, match=f"the generator is {value}"):
-        finite(discriminator=torch.tensor(1.0), generator=torch.tensor(value))
+    finite("after step 3", generator=torch.tensor(1.0))
+    with pytest.raises(FloatingPointError, match=f"loss of generator must be finite, got {value} after step 3"):
+        finite("after step 3", discriminator=torch.tensor(1.0), generator=torch.tensor(value))
 
 
 # ---------------------------------------------------------------------- differentiable augmentation

@@ -1,20 +1,26 @@
+import fcntl
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import dali_icgan as di
 from dali_icgan.cli import app
-from dali_icgan.training.extractor import ExtractorTraining
+from dali_icgan.data import as_samples
+from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTraining
-from dali_icgan.training.run import Training, train
+from dali_icgan.training.run import Training, _check_images, train
 from tests.photos import jpeg, make_folder, patch
 
 pytestmark = pytest.mark.dali
@@ -63,9 +69,11 @@ def test_a_run_leaves_what_people_look_at(finished):
     ]
     report = (finished / "report.md").read_text()
     assert "24 images, for 6 steps" in report
-    for word in ("samples/step_00000006.png", "frechet_distance.png", "channels: 4", "z_chunk: 4"):
+    for word in ("samples/step_00000006.png", "frechet_distance.png", "losses.png", "channels: 4", "z_chunk: 4"):
         assert word in report
-    assert (finished / "frechet_distance.png").exists()
+    for plot in ("frechet_distance.png", "losses.png"):
+        with Image.open(finished / plot) as picture:
+            assert picture.size == (960, 540)
     figures = json.loads((finished / "quality.json").read_text())
     assert figures["samples"] == 12
     assert [json.loads(line)["step"] for line in (finished / "looks.jsonl").read_text().splitlines()] == [3, 6]
@@ -78,6 +86,63 @@ def test_the_same_call_changes_nothing(finished, photos, tiny):
     train(photos, finished, tiny, device="cpu", progress=False)
     assert before == {path: path.read_bytes() for path in finished.glob("*.safetensors")}
     assert (finished / "gan-state.pt").read_bytes() == weights
+    assert [json.loads(line)["step"] for line in (finished / "looks.jsonl").read_text().splitlines()] == [3, 6]
+
+
+def test_settings_that_change_no_weight_may_change(finished, photos, tiny, tmp_path):
+    out = shutil.copytree(finished, tmp_path / "run")
+    changed = replace(tiny, look_every=2, look_samples=8, samples=8, save_every=9.0, truncation=0.5)
+    train(photos, out, changed, device="cpu", progress=False)
+    assert json.loads((out / "quality.json").read_text())["samples"] == 8
+    assert (out / "gan-state.pt").read_bytes() == (finished / "gan-state.pt").read_bytes()
+
+
+def test_a_second_process_waits_for_the_first(finished, photos, tiny, tmp_path, caplog):
+    out = shutil.copytree(finished, tmp_path / "run")
+    (out / "report.md").unlink()
+    second = threading.Thread(target=train, args=(photos, out, tiny), kwargs={"device": "cpu", "progress": False})
+    with (out / ".train.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        second.start()
+        deadline = time.monotonic() + 60
+        while "waiting for it" not in caplog.text and second.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert f"{out} is being built by another process, waiting for it" in caplog.text
+        assert second.is_alive()
+        assert not (out / "report.md").exists()
+    second.join(60)
+    assert (out / "report.md").exists()
+
+
+def test_images_are_turned_as_exif_says_where_that_is_asked_for(tmp_path, tiny, monkeypatch):
+    asked_of_the_trainers_loader = []
+
+    def loader(*arguments, **settings):
+        asked_of_the_trainers_loader.append(settings["exif"])
+        return di.DataLoader(*arguments, **settings)
+
+    monkeypatch.setattr("dali_icgan.training.gan.DataLoader", loader)
+    photos = make_folder(tmp_path / "photos")
+    turned = photos / "coffee" / "000.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.write_bytes(jpeg(patch("coffee", 0), exif=exif))
+    rows = []
+    for asked in (False, True):
+        out = tmp_path / f"exif-{asked}"
+        settings = replace(tiny, exif=asked, gan=replace(tiny.gan, steps=1))
+        train(photos, out, settings, extractor="embedded", device="cpu", progress=False)
+        bank = di.FeatureBank.open(out / "bank")
+        assert bank.exif == di.FeatureBank.open(out / "bank-mirrored").exif == asked
+        rows.append(bank.gather(np.arange(24), "cpu"))
+    same = (rows[0] == rows[1]).all(1).tolist()
+    assert same.count(False) == 1
+    assert asked_of_the_trainers_loader == [False, True]
+    with pytest.raises(ValueError, match="it was begun with exif True, now False"):
+        train(photos, out, replace(settings, exif=False), extractor="embedded", device="cpu", progress=False)
+    train_extractor(photos, tmp_path, tiny.extractor, resolution=32, device="cpu", progress=False, exif=True)
+    with pytest.raises(ValueError, match="exif must be False, got True"):
+        train_extractor(photos, tmp_path, tiny.extractor, resolution=32, device="cpu", progress=False)
 
 
 KILLED = """
@@ -159,13 +224,54 @@ def small_images(root):
             {"resolution": 64},
             r"images of at least 64 pixels on their short side, got \d+ of 24 that are smaller, such as",
         ),
-        ({"seed": 1}, r"run must be a new folder or this very run's, it was begun with gan\.seed 0, now 1"),
+        (
+            {"seed": 1},
+            r"run must be a new folder or this very run's, it was begun with gan\.seed 0, now 1; other gan settings need a new folder, "
+            r"and no new extractor: --extractor .*/extractor\.safetensors",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_named(photos, tiny, finished, tmp_path, change, message):
     out = finished if "seed" in change else tmp_path
     with pytest.raises(ValueError, match=message.replace("run must", f"{finished.name} must")):
         train(photos, out, replace(tiny, gan=replace(tiny.gan, **change)), device="cpu", progress=False)
+    assert not (tmp_path / "run.json").exists()  # the corrected settings are taken
+
+
+def test_too_few_images_and_a_wrong_extractor_leave_the_folder_free(photos, samples, tiny, tmp_path):
+    few = [(samples.path(i), 0) for i in range(11)]
+    with pytest.raises(ValueError, match="dataset must have at least 12 images that can be read, got 11"):
+        train(few, tmp_path, tiny, device="cpu", progress=False)
+    (tmp_path / "bad.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="dataset must have at least 12 images that can be read, got 11"):
+        train([*few, (tmp_path / "bad.jpg", 0)], tmp_path, tiny, device="cpu", progress=False)
+    with pytest.raises(FileNotFoundError):
+        train(photos, tmp_path, tiny, extractor=tmp_path / "none.safetensors", device="cpu", progress=False)
+    settings = replace(tiny, extractor=replace(tiny.extractor, supervised=True))
+    with pytest.raises(ValueError, match="at least two classes with supervised, got one in dataset"):
+        train([(samples.path(i), 0) for i in range(24)], tmp_path, settings, device="cpu", progress=False)
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_few_rows_a_rank_are_warned_of(photos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("dali_icgan.training.run._rank", lambda: (0, 2))
+    monkeypatch.setattr("dali_icgan.training.run._train", lambda *_: tmp_path)
+    with pytest.warns(
+        UserWarning, match="each rank's own 4 images, which are few: a batch_size of 32 or more is better"
+    ):
+        train(photos, tmp_path, tiny, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(photos, tmp_path, replace(tiny, gan=replace(tiny.gan, batch_size=32)), device="cpu")
+
+
+def test_a_few_small_images_are_warned_of(samples, tiny, tmp_path):
+    (tmp_path / "small.jpg").write_bytes(jpeg(patch("coffee", 1)[:20]))
+    images = as_samples([*((samples.path(i), 0) for i in range(24)), (tmp_path / "small.jpg", 0)])
+    with pytest.warns(
+        UserWarning, match=r"at least 32 pixels on their short side, got 1 of 25 .* such as .*small\.jpg with"
+    ):
+        _check_images(images, tiny, own=True)
 
 
 def test_one_class_and_classes_asked_for(tmp_path, tiny):
@@ -193,7 +299,9 @@ def test_other_images_are_refused(finished, tiny, tmp_path):
         ("gan: {steps: 0}", "steps must be an integer >= 1, got 0"),
         ("extractor: {lr: -1}", "lr must be positive and finite, got -1"),
         ("look_every: 0", "look_every must be an integer >= 1, got 0"),
-        ("truncation: 0", "truncation must be positive, got 0"),
+        ("truncation: 0", "truncation must be positive and finite, got 0"),
+        ("samples: 5", "samples must be an integer >= 6, got 5"),
+        ("look_samples: 5", "look_samples must be an integer >= 6, got 5"),
         ("gan: {", "must be YAML, got"),
     ],
 )
@@ -246,3 +354,28 @@ def test_the_command_names_mistakes(photos, tmp_path, arguments, message):
     )
     assert done.exit_code == 2
     assert message in " ".join(done.output.split())
+
+
+def test_the_command_names_a_flat_folder(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(jpeg(patch("coffee", 1)))
+    done = CliRunner().invoke(app, ["train", str(tmp_path), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 2
+    assert "move the images into one subfolder, such as" in " ".join(done.output.split())
+
+
+def test_the_command_names_the_extra_that_is_not_installed(photos, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    for name in ("dali_icgan.training.run", "dali_icgan.cli.train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    done = CliRunner().invoke(app, ["train", str(photos), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 1
+    assert "training needs yaml, which pip install 'dali-icgan[cu13,train]' brings" in " ".join(done.output.split())
+
+
+def test_the_command_says_in_one_line_that_a_number_is_none(photos, tmp_path, monkeypatch):
+    def no_number(*_, **__):
+        raise FloatingPointError("the generator's weights must be finite")
+
+    monkeypatch.setattr("dali_icgan.cli.train.train", no_number)
+    done = CliRunner().invoke(app, ["train", str(photos), "--out", str(tmp_path / "run"), "--exif"])
+    assert (done.exit_code, done.output) == (1, "error: the generator's weights must be finite\n")

@@ -1,0 +1,58 @@
+"""Settings as people write them: in YAML or Python, checked by what each field is declared to be."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import fields
+from types import UnionType
+from typing import Any, get_args, get_origin
+
+_WORDS: dict[Any, str] = {float: "a number", bool: "True or False", str: "a word", int: "an integer"}
+
+
+def check_kinds(settings: Any) -> None:
+    """Check the kind of each field of a dataclass, and put into it what it stands for: a tuple for a list, 1e-4 for "1e-4", which is
+    a word to YAML.
+
+    Whole numbers outside lists are left to who knows their least value.
+
+    Raises:
+        TypeError: a field is of another kind; the message names it.
+    """
+    for each in fields(settings):
+        if (value := getattr(settings, each.name)) is not None or not isinstance(each.type, UnionType):
+            kind = get_args(each.type)[0] if isinstance(each.type, UnionType) else each.type
+            object.__setattr__(settings, each.name, _checked(each.name, value, kind))
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    if get_origin(kind) is not tuple:
+        if kind not in (float, bool, str):
+            return value
+        found = _as(kind, value)
+        if found is None:
+            raise TypeError(f"{name} must be {_WORDS[kind]}, got {value!r}")
+        return found
+    kinds = get_args(kind)
+    pair = ... not in kinds
+    found = (
+        [_as(kinds[0], each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+    )
+    if (
+        not isinstance(value, Sequence)
+        or isinstance(value, str)
+        or None in found
+        or (pair and len(found) != len(kinds))
+    ):
+        many = "two numbers" if pair else f"a list, each {_WORDS[kinds[0]]}"
+        raise TypeError(f"{name} must be {many}, got {value!r}")
+    return tuple(found)
+
+
+def _as(kind: type, value: Any) -> Any:
+    """The value, if it is of the kind or stands for one; else None."""
+    if kind is float:
+        if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return float(value)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if type(value) is kind else None
