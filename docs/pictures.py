@@ -33,7 +33,7 @@ WORDNET_IDS = {"brick": "n04326547", "cat": "n02123045", "coffee": "n07920052", 
 def untrained_class_conditional(file: Path) -> Path:
     """A generator of 1000 classes with random weights, for the pictures that need classes."""
     if not file.exists():
-        config = replace(GENERATOR, channels=8, n_classes=1000, shared_dim=48, class_conditional=True)
+        config = replace(GENERATOR, resolution=64, channels=8, n_classes=1000, shared_dim=48, class_conditional=True)
         random = torch.Generator().manual_seed(0)
         extractor = load_extractor("embedded", "cpu", resolution=config.resolution)
         with torch.no_grad():
@@ -55,7 +55,8 @@ def pages(folder: Path, per_photograph: int) -> Iterator[tuple[str, Page]]:
         if not link.exists():
             link.symlink_to((folder / "images" / name).absolute())
     samples = as_samples(folder / "images")
-    generator, extractor = load_generator("embedded", "cpu"), load_extractor("embedded", "cpu")
+    generator = load_generator("embedded", "cpu")
+    extractor = load_extractor("embedded", "cpu", resolution=generator.resolution)
     bank = FeatureBank.build(samples, extractor, folder / "bank", progress=False)
     classes = load_generator(untrained_class_conditional(folder / "class-conditional.safetensors"), "cpu")
 

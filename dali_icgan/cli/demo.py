@@ -121,7 +121,7 @@ def _page(dataset: Samples, augment: DAICGAN, device: str | None) -> Page:
         augment,
         TRANSFORM,
         title="Generative data augmentation, as the training loop receives it",
-        samples=12,
+        samples=2 * len(PHOTOGRAPHS),
         epochs=range(5),
         draws=0,
         seed=SEED,
