@@ -54,39 +54,38 @@ class Study:
 
     Attributes:
         labelled: images a class whose label the classifier is told.
+        training: of extractor and generator.
+        steps, batch_size, lr: of the classifier's training (SGD, momentum 0.9, cosine to zero).
         size: side of the classifier's input in pixels.
         scale, flip: of the handcrafted augmentation (random resized crop, mirror image).
         width: channels of the classifier's first stage.
-        steps, batch_size, lr: of the classifier's training (SGD, momentum 0.9, cosine to zero).
-        k: neighbours of an instance: the generator's real images, and what retrieval draws from.
-        training: of extractor and generator.
     """
 
     labelled: int
-    size: int
-    scale: tuple[float, float]
-    flip: float
-    width: int
-    steps: int
-    batch_size: int
-    lr: float
-    k: int
     training: Training
+    steps: int
+    size: int = 32
+    scale: tuple[float, float] = (0.35, 1.0)
+    flip: float = 0.5
+    width: int = 16
+    batch_size: int = 64
+    lr: float = 0.05
+
+
+def looked_at(every: int, gan: GanTraining, extractor: ExtractorTraining) -> Training:
+    return Training(gan=gan, extractor=extractor, look_every=every, look_samples=300, samples=1000)
 
 
 STUDIES = {
     "digits": Study(
         labelled=10,
+        steps=400,
         size=16,
         scale=(0.6, 1.0),
         flip=0.0,
-        width=16,
-        steps=400,
-        batch_size=64,
-        lr=0.05,
-        k=5,
-        training=Training(
-            gan=GanTraining(
+        training=looked_at(
+            500,
+            GanTraining(
                 channels=8,
                 discriminator_channels=10,
                 z_chunk=4,
@@ -96,46 +95,25 @@ STUDIES = {
                 ema_decay=0.998,
                 mode_seeking=0.3,
             ),
-            extractor=ExtractorTraining(steps=100, batch_size=250, temperature=0.5, crop_scale=(0.6, 1.0), flip=0.0),
-            look_every=500,
-            look_samples=300,
-            samples=1000,
+            ExtractorTraining(steps=100, batch_size=250, temperature=0.5, crop_scale=(0.6, 1.0), flip=0.0),
         ),
     ),
     "patches": Study(
         labelled=5,
-        size=32,
-        scale=(0.35, 1.0),
-        flip=0.5,
-        width=16,
         steps=600,
-        batch_size=64,
-        lr=0.05,
-        k=10,
-        training=Training(
-            gan=GanTraining(channels=10, discriminator_channels=12, steps=2500, k=10),
-            extractor=ExtractorTraining(steps=300, batch_size=256),
-            look_every=500,
-            look_samples=300,
-            samples=1000,
+        training=looked_at(
+            500,
+            GanTraining(channels=10, discriminator_channels=12, steps=2500, k=10),
+            ExtractorTraining(steps=300),
         ),
     ),
     "cifar10": Study(
         labelled=25,
-        size=32,
-        scale=(0.35, 1.0),
-        flip=0.5,
-        width=16,
         steps=1200,
-        batch_size=64,
-        lr=0.05,
-        k=20,
-        training=Training(
-            gan=GanTraining(channels=12, discriminator_channels=12, steps=4000, k=20),
-            extractor=ExtractorTraining(steps=600, batch_size=256, crop_scale=(0.2, 1.0), colour_jitter=0.3),
-            look_every=1000,
-            look_samples=300,
-            samples=1000,
+        training=looked_at(
+            1000,
+            GanTraining(channels=12, discriminator_channels=12, steps=4000, k=20),
+            ExtractorTraining(crop_scale=(0.2, 1.0), colour_jitter=0.3),
         ),
     ),
 }
@@ -146,7 +124,8 @@ class Arm:
     """One way to augment.
 
     Attributes:
-        method: "features" (no network is trained: logistic regression on the features that the generator is conditioned on), "handcrafted", "randaugment", "longer" (handcrafted, for as much time as "daicgan" at the highest p takes), "daicgan",
+        method: "features" (no network is trained: logistic regression on the features that the generator is conditioned on),
+            "handcrafted", "randaugment", "longer" (handcrafted, for as much time as "daicgan" at the highest p takes), "daicgan",
             "retrieval" (a real neighbour in the generation's place), "random" (generations of any instance, not of the row's own).
         p: probability that a row is replaced.
     """
@@ -245,7 +224,7 @@ class Runs:
             Subset(self.train_images, chosen),
             study.batch_size,
             sampler=order.tolist(),
-            augment=arm.augment(self.generator, self.bank, study.k),
+            augment=arm.augment(self.generator, self.bank, study.training.gan.k),
             transform=di.TrainTransform(study.size, study.scale, flip=study.flip, **_PLAIN),
             device=self.device,
             dtype=torch.float32,

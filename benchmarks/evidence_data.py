@@ -5,11 +5,12 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from dali_icgan.cli.photographs import from_wheel
 
 SPLITS = ("train", "validation", "test")
 CIFAR10 = "cifar10-jpeg.tar.xz"
@@ -85,8 +86,7 @@ def patches() -> Iterator[One]:
         "tissue": "ihc.png",
     }
     for name, file in names.items():
-        with resources.as_file(resources.files("skimage").joinpath("data", file)) as path, Image.open(path) as opened:
-            photograph = opened.convert("L")
+        photograph = from_wheel(file).convert("L")
         width, height = photograph.size
         middle, half = width // 2, height // 2
         parts = {

@@ -44,7 +44,7 @@ def interval(values: Accuracies) -> tuple[float, float]:
     """95% interval of the mean by a symmetric bootstrap of Student's t (Efron & Tibshirani 1993, section 12.5); always the same for the
     same values; unbounded of one value.
 
-    Percentiles of resampled means would be three times too sure of 5 values, and five times of 3.
+    Percentiles of resampled means would be far too sure of a handful of values (the test counts how often each misses).
     """
     n = len(values)
     if n < 2:
@@ -232,7 +232,7 @@ validation): {retrieval} points.
 {head["classes"]} classes, {settings["labelled"]} labels each; {head["images"]["train"]:,} training images in all, whose labels the generator
 never sees; {head["images"]["validation"]:,} validation and {head["images"]["test"]:,} test images. Classifier: a residual network of
 {settings["width"]} channels on {settings["size"]} px, batch {settings["batch_size"]}. "More steps": as much longer as DA_IC-GAN at p = 0.5 took
-on this machine, x{head["cost_ratio"]:.2f}. The generator: {settings["training"]["gan"]["resolution"]} px, channels
+where the runs were made, x{head["cost_ratio"]:.2f}. The generator: {settings["training"]["gan"]["resolution"]} px, channels
 {settings["training"]["gan"]["channels"]}, {settings["training"]["gan"]["steps"]:,} steps, with its extractor {head["training_seconds"] / 60:.0f}
 minutes; Fréchet distance in the feature space of its own extractor {quality["feature_frechet_distance"]:.3f} (real against real
 {quality["feature_frechet_distance_real"]:.3f}).

@@ -12,7 +12,9 @@ from dali_icgan.models.checkpoint import Checkpoint
 
 
 def untrained(generator: Generator) -> str:
-    """What must be said beside the pictures of a generator with random weights."""
+    """What must be said beside the pictures of a generator with random weights; "" of any other."""
+    if generator.trained:
+        return ""
     name = Path(generator.source).name
     return f"generator: {name}, UNTRAINED random weights (pictures show the mechanism, not the quality)"
 

@@ -34,9 +34,14 @@ def photograph(name: str) -> Image.Image:
     Raises:
         DeviceError: the package that holds it is not installed, or came without it.
     """
+    return from_wheel(PHOTOGRAPHS[name][0])
+
+
+def from_wheel(file: str) -> Image.Image:
+    """An image that comes inside scikit-image's wheel, by its file's name, RGB or grey; raises as :func:`photograph`."""
     try:
-        path = resources.files("skimage") / "data" / PHOTOGRAPHS[name][0]
-        with resources.as_file(path) as file, Image.open(file) as opened:
+        inside = resources.files("skimage") / "data" / file
+        with resources.as_file(inside) as path, Image.open(path) as opened:
             return opened.convert("L" if opened.mode == "L" else "RGB")
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise DeviceError(

@@ -78,7 +78,7 @@ def run(
         generated_transform=None if scale is None else TrainTransform(size, scale=scale),  # type: ignore[arg-type]
         **settings,
     )
-    note = "" if model is None else stranger(model)
+    note = "" if model is None else untrained(model) or stranger(model)
     page, shown = make_page(
         dataset,
         augment,
@@ -95,9 +95,7 @@ def run(
     )
     page.draw().save(out)
     print(f"{out}: {page.width} x {page.height} px, {shown} samples of {len(dataset)}")
-    if model is not None and not model.trained:
-        print(untrained(model))
-    elif note:
+    if note:
         print(note)
 
 
@@ -321,8 +319,8 @@ def _said(augment: DAICGAN, transform: TrainTransform, seed: int) -> list[str]:
 
 
 def _warning(augment: DAICGAN, generator: Generator | None) -> str:
-    if generator is not None and not generator.trained:
-        return untrained(generator)
+    if generator is not None and (said := untrained(generator)):
+        return said
     extractor = augment.extractor
     if extractor is not None and not extractor.trained:
         return f"extractor: {Path(extractor.source).name}, UNTRAINED random weights (what it calls near is alike in colour at best)"

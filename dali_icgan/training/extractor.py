@@ -30,7 +30,7 @@ from dali_icgan.loader import DataLoader
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor, write_checkpoint
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops.random_resized_crop import interval
-from dali_icgan.training.settings import check_kinds
+from dali_icgan.training.settings import check_integers, check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 FORMAT = 1
@@ -92,13 +92,8 @@ class ExtractorTraining:
     def __post_init__(self) -> None:
         check_kinds(self)
         object.__setattr__(self, "crop_scale", interval("crop_scale", self.crop_scale, 1.0))
-        for name in ("width", "steps", "batch_size", "input_size", "epochs", "seed"):
-            # Width: with fewer channels, torch 2.14's 1x1 convolution of stride 2 in channels_last memory writes past its gradient.
-            value, least = getattr(self, name), {"width": 8, "batch_size": 2, "seed": -(2**63)}.get(name, 1)
-            if value is None and name in ("input_size", "epochs"):
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        # Width: with fewer channels, torch 2.14's 1x1 convolution of stride 2 in channels_last memory writes past its gradient.
+        check_integers(self, width=8, steps=1, batch_size=2, input_size=1, epochs=1, seed=-(2**63))
         for name in ("lr", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
@@ -231,7 +226,7 @@ class _Run:
         return said | {"exif": self.exif} | json.loads(json.dumps(asdict(self.settings)))
 
     def _demand_own(self, path: Path, found: Any) -> None:
-        found = {"exif": False} | (found if isinstance(found, dict) else {})  # earlier versions noted none
+        found = found if isinstance(found, dict) else {}
         wrong = [
             f"{name} must be {value!r}, got {found.get(name)!r}"
             for name, value in self._identity().items()

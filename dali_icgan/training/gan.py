@@ -31,7 +31,7 @@ from dali_icgan.training.differentiable import POLICIES, augment_differentiably
 from dali_icgan.training.ema import ExponentialMovingAverage
 from dali_icgan.training.instances import Instances
 from dali_icgan.training.losses import discriminator_hinge, finite, generator_hinge, mode_seeking
-from dali_icgan.training.settings import check_kinds
+from dali_icgan.training.settings import check_integers, check_kinds
 from dali_icgan.training.state import load_state, random_of, save_state, write_whole
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that put images into [-1, 1]
@@ -98,12 +98,7 @@ class GanTraining:
     def __post_init__(self) -> None:
         check_kinds(self)
         sizes = ("resolution", "channels", "discriminator_channels", "z_chunk", "shared_dim_feat", "shared_dim")
-        for name in (*sizes, "steps", "batch_size", "k", "ema_start", "seed"):
-            value, least = getattr(self, name), {"ema_start": 0, "seed": -(2**63)}.get(name, 1)
-            if value is None and name == "discriminator_channels":
-                continue
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        check_integers(self, **dict.fromkeys((*sizes, "steps", "batch_size", "k"), 1), ema_start=0, seed=-(2**63))
         for name in ("generator_lr", "discriminator_lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
@@ -290,8 +285,9 @@ class GanTrainer:
         for name in ("generator", "discriminator"):
             kept = [*getattr(self, name).state_dict().values()]
             for each in getattr(self, f"_{name}_optimiser").state.values():
-                kept += each.values()
-            if not all(bool(tensor.isfinite().all()) for tensor in kept):
+                kept += (tensor for key, tensor in each.items() if key != "step")  # which counts, on the CPU
+            # One answer from the device for all of them.
+            if not torch.stack([tensor.isfinite().all() for tensor in kept]).all():
                 raise FloatingPointError(f"the {name}'s weights must be finite, got others {self._after()}")
 
     def _after(self) -> str:
@@ -393,10 +389,9 @@ class GanTrainer:
             mirror = torch.rand(len(real), 1, 1, 1, generator=self._random("mirror")) < 0.5
             real = torch.where(mirror.to(self.device), real.flip(3), real)
         if settings.mode_seeking:
-            half = (
-                len(rows) // 2
-            )  # rows i and i + half are one instance, under two noises: the instance of two real images
-            rows, numbers = np.tile(rows[:half], 2), np.tile(self.instances.samples.labels[images[:half]], 2)
+            # The same instances again: rows i and i + half are one, under two noises.
+            half = len(rows) // 2
+            numbers = np.tile(self.instances.samples.labels[images[:half]], 2)
         else:
             rows, numbers = self.instances.conditions(step)
         h = self.instances.features(rows, step, "condition", self.device)

@@ -21,7 +21,7 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
-from dali_icgan.engine import Extractor, Generator, load_extractor
+from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTrainer, GanTraining
@@ -29,7 +29,7 @@ from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
-from dali_icgan.training.settings import check_kinds
+from dali_icgan.training.settings import check_integers, check_kinds
 from dali_icgan.training.state import write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
@@ -67,10 +67,7 @@ class Training:
 
     def __post_init__(self) -> None:
         check_kinds(self)
-        for name, least in (("look_every", 1), ("look_samples", K + 1), ("samples", K + 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+        check_integers(self, look_every=1, look_samples=K + 1, samples=K + 1)
         for name in ("save_every", "truncation"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {getattr(self, name)!r}")
@@ -80,7 +77,7 @@ class Training:
         """From what a YAML file holds: ``gan:`` and ``extractor:`` with settings below them, and the others.
 
         Raises:
-            ValueError: a setting is unknown, or not as it must be; the message names it.
+            ValueError, TypeError: a setting is unknown, or not as it must be; the message names it.
         """
         given = {} if given is None else given
         if not isinstance(given, dict):
@@ -236,7 +233,7 @@ def _train(
     if look is None:
         return out / "report.md"
     path = trainer.export()
-    generator = Generator(trainer.checkpoint(), place, torch.float32)
+    generator = load_generator(path, place, torch.float32)
     figures = evaluate(
         generator, seer, bank, samples, neighbours_k=max(gan.k, 2), samples=training.samples, seed=gan.seed
     )
@@ -391,31 +388,24 @@ def _check_count(readable: int, k: int) -> None:
 def _check_run(out: Path, training: Training, samples: Samples, extractor: Path | str | None) -> None:
     """Note what the folder is a run of; refuse another."""
     path = out / "run.json"
-    settings = {"gan": _plain(replace(training.gan, steps=1)), "extractor": _plain(training.extractor)}
-    mine = {
+    mine: dict[str, Any] = {
         "dataset": samples.fingerprint,
         "images": len(samples),
         "extractor": None if extractor is None else str(extractor),
         "exif": training.exif,
-        "settings": settings,
+        "settings": {"gan": _plain(replace(training.gan, steps=1)), "extractor": _plain(training.extractor)},
     }
     if not path.exists():
         text = json.dumps(mine, indent=1).encode()
         write_whole(path, lambda file: file.write(text))
         return
-    theirs = {"exif": False} | json.loads(path.read_text())
-    differ = list(
-        _differences(
-            {key: theirs[key] for key in mine if key != "settings"},
-            {key: value for key, value in mine.items() if key != "settings"},
-        )
-    )
-    # Folders of earlier versions noted settings too that change no weight.
-    changed = list(_differences({name: theirs["settings"].get(name) for name in settings}, settings))
-    if differ or changed:
-        said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ + changed)
+    theirs = json.loads(path.read_text())
+    theirs.pop("seconds", None)  # noted at the end
+    differ = [*_differences(theirs.pop("settings"), mine.pop("settings")), *_differences(theirs, mine)]
+    if differ:
+        said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
         way = ""
-        if not differ and all(key.startswith("gan.") for key, _, _ in changed):
+        if all(key.startswith("gan.") for key, _, _ in differ):
             source = out / "extractor.safetensors" if extractor is None else extractor
             way = f"; other gan settings need a new folder, and no new extractor: --extractor {source}"
         raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}{way}")

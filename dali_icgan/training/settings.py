@@ -13,7 +13,7 @@ def check_kinds(settings: Any) -> None:
     """Check the kind of each field of a dataclass, and put into it what it stands for: a tuple for a list, 1e-4 for "1e-4", which is
     a word to YAML.
 
-    Whole numbers outside lists are left to who knows their least value.
+    Whole numbers outside lists are left to :func:`check_integers`.
 
     Raises:
         TypeError: a field is of another kind; the message names it.
@@ -24,28 +24,36 @@ def check_kinds(settings: Any) -> None:
             object.__setattr__(settings, each.name, _checked(each.name, value, kind))
 
 
+def check_integers(settings: Any, **least: int) -> None:
+    """Check that fields of a dataclass are integers, no less than is said here; None is for those declared so.
+
+    Raises:
+        ValueError: one is not; the message names it.
+    """
+    optional = {each.name for each in fields(settings) if isinstance(each.type, UnionType)}
+    for name, bound in least.items():
+        value = getattr(settings, name)
+        if value is None and name in optional:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+            raise ValueError(f"{name} must be an integer >= {bound}, got {value!r}")
+
+
 def _checked(name: str, value: Any, kind: Any) -> Any:
-    if get_origin(kind) is not tuple:
-        if kind not in (float, bool, str):
-            return value
-        found = _as(kind, value)
-        if found is None:
-            raise TypeError(f"{name} must be {_WORDS[kind]}, got {value!r}")
-        return found
-    kinds = get_args(kind)
-    pair = ... not in kinds
-    found = (
-        [_as(kinds[0], each) for each in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
-    )
-    if (
-        not isinstance(value, Sequence)
-        or isinstance(value, str)
-        or None in found
-        or (pair and len(found) != len(kinds))
-    ):
-        many = "two numbers" if pair else f"a list, each {_WORDS[kinds[0]]}"
-        raise TypeError(f"{name} must be {many}, got {value!r}")
-    return tuple(found)
+    if get_origin(kind) is tuple:
+        kinds = get_args(kind)
+        pair = ... not in kinds
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        found = [_as(kinds[0], each) for each in value] if listed else [None]
+        if None in found or (pair and len(found) != len(kinds)):
+            many = "two numbers" if pair else f"a list, each {_WORDS[kinds[0]]}"
+            raise TypeError(f"{name} must be {many}, got {value!r}")
+        return tuple(found)
+    if kind not in (float, bool, str):
+        return value
+    if (found := _as(kind, value)) is None:
+        raise TypeError(f"{name} must be {_WORDS[kind]}, got {value!r}")
+    return found
 
 
 def _as(kind: type, value: Any) -> Any:

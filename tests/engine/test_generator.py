@@ -366,7 +366,14 @@ def test_a_released_architecture_is_announced(caplog, monkeypatch):
     assert "non-commercial" in record.message
 
 
-def test_the_untrained_one_says_so():
+def test_the_untrained_one_says_so_and_reacts():
     generator = load_generator(FOLDER / "generator.safetensors", "cpu")
     assert not generator.trained
     assert "UNTRAINED" in repr(generator)
+    z, h = inputs(generator, 8)
+    images = generator(z.clamp(-1.4, 1.4).repeat_interleave(8, 0), h.repeat(8, 1)).unflatten(0, (8, 8))
+    # Uses its range without sticking to its ends, and differs over z and over h.
+    assert (images.abs() > 0.98).float().mean() < 0.05
+    assert images.std() > 0.3
+    assert images.std(0).mean() > 0.1
+    assert images.std(1).mean() > 0.1

@@ -1,5 +1,6 @@
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -379,3 +381,40 @@ def test_the_command_says_in_one_line_that_a_number_is_none(photos, tmp_path, mo
     monkeypatch.setattr("dali_icgan.cli.train.train", no_number)
     done = CliRunner().invoke(app, ["train", str(photos), "--out", str(tmp_path / "run"), "--exif"])
     assert (done.exit_code, done.output) == (1, "error: the generator's weights must be finite\n")
+
+
+def test_two_ranks_by_torchrun(photos, tmp_path):
+    (tmp_path / "tiny.yaml").write_text(SETTINGS)
+    out, root = tmp_path / "run", Path(__file__).parents[2]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
+            *("-m", "dali_icgan.cli", "train", str(photos), "--out", str(out)),
+            *("--config", str(tmp_path / "tiny.yaml"), "--device", "cpu"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("report.md: samples") == 1
+    assert di.load_generator(out / "generator.safetensors", device="cpu").trained
+
+
+def test_odd_rows_on_a_rank_are_named(photos, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("dali_icgan.training.run._rank", lambda: (0, 2))
+    with pytest.raises(ValueError, match="batch_size must be even on each of the 2 ranks with mode_seeking, got 10"):
+        train(photos, tmp_path, replace(tiny, gan=replace(tiny.gan, batch_size=10)), device="cpu")
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_gpu_goes_on(photos, tiny, tmp_path):
+    first = replace(tiny, gan=replace(tiny.gan, steps=3))
+    train(photos, tmp_path, first, device="cuda", progress=False)
+    train(photos, tmp_path, tiny, device="cuda", progress=False)
+    generator = di.load_generator(tmp_path / "generator.safetensors", device="cpu")
+    z, h = torch.randn(4, generator.dim_z), torch.nn.functional.normalize(torch.randn(4, generator.feature_dim))
+    assert generator(z, h).isfinite().all()
+    assert [json.loads(line)["step"] for line in (tmp_path / "looks.jsonl").read_text().splitlines()] == [3, 6]

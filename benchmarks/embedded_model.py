@@ -1,20 +1,22 @@
-"""Makes the embedded generator and extractor, and docs/embedded-model.md with their story:  python docs/embedded_model.py
+"""Makes the embedded generator and extractor, and docs/embedded-model.md with their story:  python benchmarks/embedded_model.py
 
 Cuts the photographs of ``dali-icgan demo``, trains on them (hours; it stops and goes on at any moment), rounds what came out to half
-precision, puts it into the package, and judges what was put there.
+precision, puts it into the package, judges what was put there, and appends a line to benchmarks/results/embedded.jsonl, of which the
+page is written.
 
-    python docs/embedded_model.py --as-far-as-it-got      the state that a training has reached, while it goes on
+    python benchmarks/embedded_model.py --as-far-as-it-got      the state that a training has reached
+    python benchmarks/embedded_model.py --page [--check]        the page alone, from the last line
 """
 
 import argparse
 import json
-import os
-import platform
-import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common import emit, environment
 
 from dali_icgan.augment import FeatureBank
 from dali_icgan.cli.photographs import PHOTOGRAPHS, cut
@@ -30,6 +32,8 @@ from dali_icgan.training.run import Training, train
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "docs" / "embedded-model.yaml"
 EMBEDDED = ROOT / "dali_icgan" / "embedded"
+RESULTS = Path(__file__).parent / "results" / "embedded.jsonl"
+PAGE = ROOT / "docs" / "embedded-model.md"
 PER_PHOTOGRAPH = 750
 DRAWS = 8
 TRUNCATION = 0.7  # what DAICGAN takes unless told otherwise
@@ -65,8 +69,13 @@ def judged(images: Path, folder: Path, training: Training) -> dict[str, float]:
     return evaluate(generator, extractor, bank, images, neighbours_k=k, samples=samples, seed=training.gan.seed)
 
 
-def page(figures: dict[str, float], steps: int, seconds: float, training: Training) -> str:
+def page(record: dict[str, Any]) -> str:
+    """Of the last line recorded, and of the files in the package."""
+    training: Training = Training.read(CONFIG)
+    figures, where, steps = record["figures"], record["environment"], record["steps"]
     generator, extractor = load_generator("embedded", "cpu"), load_extractor("embedded", "cpu")
+    if [generator.fingerprint, extractor.fingerprint] != record["fingerprints"]:
+        raise SystemExit(f"{RESULTS} must be of the files in {EMBEDDED}, its last line is of others")
     size = sum((EMBEDDED / f"{kind}.safetensors").stat().st_size for kind in ("generator", "extractor"))
     credit = "\n".join(f"| {name} | `{file}` | {licence} |" for name, (file, licence) in PHOTOGRAPHS.items())
     rows = "\n".join(
@@ -74,14 +83,7 @@ def page(figures: dict[str, float], steps: int, seconds: float, training: Traini
         for name, figure in FIGURES.items()
         if name in figures
     )
-    processor = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
+    done = steps == training.gan.steps
     return f"""# The embedded generator and extractor
 `di.load_generator("embedded")` and `di.load_extractor("embedded")`: small enough to come with the package ({size / 1e6:.1f} MB together), trained by
 `dali-icgan train` on photographs that anybody may use. They know these photographs and nothing else: they are for trying things, for
@@ -109,12 +111,13 @@ The weights are, as the rest of the project, under Apache-2.0.
 
 ## How
 ```sh
-python docs/embedded_model.py
+python benchmarks/embedded_model.py
 ```
-{"" if steps == training.gan.steps else "(as far as it got: the training was not over when these files were written) "}cuts the patches and runs `dali-icgan train build/embedded/images --out build/embedded/run --config docs/embedded-model.yaml`:
-{steps:,} {"" if steps == training.gan.steps else f"of {training.gan.steps:,} "}steps of {training.gan.batch_size} images, {seconds / 60:.0f} minutes on {torch.get_num_threads()} cores of a processor that calls itself "{processor}",
-torch {torch.__version__}, seed {training.gan.seed}, commit {_commit()}. [embedded-model.yaml](embedded-model.yaml) is the configuration. The rounding to half
-precision comes last; the picture and the figures are of the rounded files.
+cuts the patches and runs `dali-icgan train build/embedded/images --out build/embedded/run --config docs/embedded-model.yaml`, seed
+{training.gan.seed}; [embedded-model.yaml](embedded-model.yaml) is the configuration. {"" if done else "**These files are of a training that is not over:**"}
+{steps:,} {"" if done else f"of {training.gan.steps:,} "}steps of {training.gan.batch_size} images, {record["seconds"] / 60:.0f} minutes of training on {where["threads"]} threads, other work beside it, on a
+processor that calls itself "{where["processor"]}" ({", ".join(where["instruction_sets"])}), torch {where["torch"]}; no GPU. Written on {where["date"][:10]}, at
+commit {where["commit"]}. The rounding to half precision comes last; the picture and the figures are of the rounded files.
 
 ## Figures
 In the feature space of the embedded extractor, which the generator was conditioned on: for watching this model, not comparable with
@@ -130,25 +133,39 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "embedded", help="images and run")
-    parser.add_argument("--as-far-as-it-got", action="store_true")
+    parser.add_argument("--as-far-as-it-got", action="store_true", help="do not train")
+    parser.add_argument("--page", action="store_true", help="write the page alone")
+    parser.add_argument("--check", action="store_true", help="with --page: only say whether it is up to date")
     given = parser.parse_args()
+    if not given.page:
+        make(given.work, given.as_far_as_it_got)
+    wanted = page(json.loads(RESULTS.read_text().splitlines()[-1]))
+    if given.check:
+        sys.exit(
+            wanted != PAGE.read_text() and "docs/embedded-model.md: run python benchmarks/embedded_model.py --page"
+        )
+    PAGE.write_text(wanted)
+
+
+def make(work: Path, as_far_as_it_got: bool) -> None:
     training: Training = Training.read(CONFIG)
-    images, run = given.work / "images", given.work / "run"
+    images, run = work / "images", work / "run"
     cut(images, PER_PHOTOGRAPH, lambda _: None)
-    if not given.as_far_as_it_got:
+    if not as_far_as_it_got:
         train(images, run, training, device="cpu")
+    where = environment()  # before files of the repository change
     steps, seconds = export(run, images, training)
-    figures = judged(images, given.work, training)
-    (ROOT / "docs" / "embedded-model.md").write_text(page(figures, steps, seconds, training))
-    print(f"{steps} steps; docs/embedded-model.md, {os.path.relpath(EMBEDDED)}")
+    record = {
+        "fingerprints": [load_generator("embedded", "cpu").fingerprint, load_extractor("embedded", "cpu").fingerprint],
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "figures": judged(images, work, training),
+        "environment": where,
+    }
+    emit(record, RESULTS)
 
 
 if __name__ == "__main__":
