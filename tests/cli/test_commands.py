@@ -319,6 +319,7 @@ def test_demo_draws_its_page_and_uses_its_folder_again(tmp_path):
     said = run("demo", *options)
     with Image.open(page) as image:
         assert image.width > 1200
+        assert image.height > 1300  # two rows of each photograph
         assert image.mode == "RGB"
     for stage in ("read", "decode", "features", "generate", "assemble", "loader, p = 0 ", "loader, p = 0.5"):
         assert stage in said

@@ -10,6 +10,7 @@ import torch
 
 import dali_icgan as di
 from dali_icgan.models.checkpoint import read_generator
+from dali_icgan.models.generator import power_step
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.instances import Instances
 from dali_icgan.training.state import load_state, random_of
@@ -115,16 +116,21 @@ def test_one_step_by_hand(trainer, weight):
         assert losses["mode_seeking"].item() == pytest.approx(-float(torch.minimum(far, most).mean()), rel=1e-5)
 
 
-def test_two_generations_of_a_pair_have_one_condition_and_two_noises(trainer):
-    each = trainer(mode_seeking=1.0)
+@pytest.mark.parametrize("classes", [False, True])
+def test_two_generations_of_a_pair_have_one_condition_and_two_noises(trainer, classes):
+    each = trainer(mode_seeking=1.0, class_conditional=classes)
     given = []
     each.generator.register_forward_pre_hook(lambda _, arguments: given.append(arguments))
     for _ in range(3):  # mirrored features or not: the same for both
         with each._images() as images:
             each._train_step(next(images))
         each.step += 1
-    for z, h, y in given:
-        assert y is None
+    for step, (z, h, y) in enumerate(given):
+        if classes:  # of the first of the instance's two real images
+            _, images = each.instances.real(step, pairs=True)
+            assert y.tolist() == each.instances.samples.labels[images[:4]].tolist() * 2
+        else:
+            assert y is None
         assert torch.equal(h[:4], h[4:])
         assert not torch.equal(z[:4], z[4:])
         assert len(h.unique(dim=0)) == 4
@@ -135,6 +141,8 @@ def test_features_are_told_apart_from_the_first_step_on(trainer):
     features = each.instances.bank.gather(np.arange(24), "cpu")
     with torch.no_grad():
         embedded = each.generator.eval().shared_feat(features)
+        layer = each.generator.shared_feat
+        assert power_step(layer.weight, layer.u0)[0].item() == pytest.approx(1, rel=1e-4)  # the weights act as they are
     assert embedded.mean(0).abs().max() < 0.1
     assert 0.1 < embedded.std(0).mean() < 1
     seen = each._seen(features)
@@ -219,8 +227,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_state(trainer, tmp_pa
     assert (tmp_path / "run" / "gan-state.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("memory", [False, True])
 @pytest.mark.parametrize("name", ["generator", "discriminator"])
-def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypatch, name):
+def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypatch, name, memory):
     """The losses of the step that spoils the weights are still finite."""
     each = trainer(steps=6)
     right = each._train_step
@@ -229,7 +238,9 @@ def test_weights_that_are_no_numbers_are_never_saved(trainer, tmp_path, monkeypa
         losses = right(batch)
         if each.step == 3:
             with torch.no_grad():
-                next(iter(getattr(each, name).parameters()))[0] = float("inf")
+                weight = next(p for p in getattr(each, name).parameters() if p.requires_grad)
+                kept = getattr(each, f"_{name}_optimiser").state[weight]["exp_avg_sq"]
+                (kept if memory else weight)[0] = float("inf")
         return losses
 
     monkeypatch.setattr(each, "_train_step", spoils)

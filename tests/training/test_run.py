@@ -23,6 +23,7 @@ from dali_icgan.data import as_samples
 from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTraining
 from dali_icgan.training.run import Training, _check_images, train
+from dali_icgan.training.state import load_state
 from tests.photos import jpeg, make_folder, patch
 
 pytestmark = pytest.mark.dali
@@ -97,6 +98,8 @@ def test_settings_that_change_no_weight_may_change(finished, photos, tiny, tmp_p
     train(photos, out, changed, device="cpu", progress=False)
     assert json.loads((out / "quality.json").read_text())["samples"] == 8
     assert (out / "gan-state.pt").read_bytes() == (finished / "gan-state.pt").read_bytes()
+    train(photos, out, replace(changed, gan=replace(tiny.gan, steps=7)), device="cpu", progress=False)
+    assert load_state(out / "gan-state.pt")["step"] == 7
 
 
 def test_a_second_process_waits_for_the_first(finished, photos, tiny, tmp_path, caplog):
@@ -375,7 +378,8 @@ def test_the_command_names_the_extra_that_is_not_installed(photos, tmp_path, mon
 
 
 def test_the_command_says_in_one_line_that_a_number_is_none(photos, tmp_path, monkeypatch):
-    def no_number(*_, **__):
+    def no_number(folder, out, training, **_):
+        assert training.exif
         raise FloatingPointError("the generator's weights must be finite")
 
     monkeypatch.setattr("dali_icgan.cli.train.train", no_number)
