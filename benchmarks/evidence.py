@@ -88,14 +88,15 @@ STUDIES = {
             GanTraining(
                 channels=8,
                 discriminator_channels=10,
-                z_chunk=4,
+                z_chunk=8,
                 steps=4000,
-                k=5,
+                k=10,
                 mirror=False,
                 ema_decay=0.998,
-                mode_seeking=0.3,
             ),
-            ExtractorTraining(steps=100, batch_size=250, temperature=0.5, crop_scale=(0.6, 1.0), flip=0.0),
+            ExtractorTraining(
+                steps=400, batch_size=250, temperature=0.5, crop_scale=(0.4, 1.0), colour_jitter=0.8, flip=0.0
+            ),
         ),
     ),
     "patches": Study(
@@ -104,7 +105,7 @@ STUDIES = {
         training=looked_at(
             500,
             GanTraining(channels=10, discriminator_channels=12, steps=2500, k=10),
-            ExtractorTraining(steps=300),
+            ExtractorTraining(steps=300, colour_jitter=0.4),
         ),
     ),
     "cifar10": Study(
@@ -113,7 +114,7 @@ STUDIES = {
         training=looked_at(
             1000,
             GanTraining(channels=12, discriminator_channels=12, steps=4000, k=20),
-            ExtractorTraining(crop_scale=(0.2, 1.0), colour_jitter=0.3),
+            ExtractorTraining(crop_scale=(0.2, 1.0), colour_jitter=0.4),
         ),
     ),
 }
@@ -126,7 +127,8 @@ class Arm:
     Attributes:
         method: "features" (no network is trained: logistic regression on the features that the generator is conditioned on),
             "handcrafted", "randaugment", "longer" (handcrafted, for as much time as "daicgan" at the highest p takes), "daicgan",
-            "retrieval" (a real neighbour in the generation's place), "random" (generations of any instance, not of the row's own).
+            "daicgan+randaugment" (generations and photographs alike go through RandAugment), "retrieval" (a real neighbour in the
+            generation's place), "random" (generations of any instance, not of the row's own).
         p: probability that a row is replaced.
     """
 
@@ -137,8 +139,8 @@ class Arm:
         """The operator; None where nothing is replaced."""
         if self.method == "retrieval":
             return di.DAICGAN(generator=None, bank=bank, source="neighbour", k=k, p=self.p)
-        if self.method in ("daicgan", "random"):
-            condition = "instance" if self.method == "daicgan" else "random"
+        if self.method in ("daicgan", "daicgan+randaugment", "random"):
+            condition = "random" if self.method == "random" else "instance"
             return di.DAICGAN(generator=generator, bank=bank, p=self.p, condition=condition)
         return None
 
@@ -148,7 +150,7 @@ ARMS = (
     Arm("handcrafted"),
     Arm("randaugment"),
     Arm("longer"),
-    *(Arm(method, p) for method in ("daicgan", "retrieval", "random") for p in PROBABILITIES),
+    *(Arm(method, p) for method in ("daicgan", "daicgan+randaugment", "retrieval", "random") for p in PROBABILITIES),
 )
 
 
@@ -217,7 +219,7 @@ class Runs:
         model = Classifier(study.width, self.classes).to(self.device)
         optimiser = torch.optim.SGD(model.parameters(), study.lr, 0.9, weight_decay=5e-4, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        stronger = _randaugment(seed) if arm.method == "randaugment" else lambda images: images
+        stronger = _randaugment(seed) if arm.method.endswith("randaugment") else lambda images: images
         model.train()
         begun, ends = time.perf_counter(), []
         with di.DataLoader(

@@ -30,6 +30,7 @@ METHODS = {
     "randaugment": "RandAugment",
     "longer": "handcrafted, more steps",
     "daicgan": "DA_IC-GAN",
+    "daicgan+randaugment": "DA_IC-GAN and RandAugment",
     "retrieval": "retrieval",
     "random": "random condition",
 }
@@ -141,11 +142,14 @@ def sentence(results: Results) -> str:
     ours, control = results.chosen(("daicgan",)), results.chosen(CONTROLS)
     best, matched = results.difference(ours, control), results.difference(ours, ("retrieval", ours[1]))
     condition = results.difference(ours, ("random", ours[1]))
+    both = results.chosen(("daicgan+randaugment",))
+    on_top = results.difference(both, ("randaugment", 0.0))
     return (
         f"**{TITLES[results.name]}** ({results.head['images']['labelled']} labelled images, {len(results.seeds)} seeds): with DA_IC-GAN at "
         f"p = {ours[1]} a classifier reaches {results.of(ours).mean():.1f}%, {best.verdict} the best handcrafted arm "
         f"({METHODS[control[0]]}, {results.of(control).mean():.1f}%): {best} points; {matched.verdict} retrieval of real neighbours at the "
-        f"same p: {matched} points; {condition.verdict} generations of random instances: {condition} points."
+        f"same p: {matched} points; {condition.verdict} generations of random instances: {condition} points. Together with RandAugment, at p = {both[1]}, it is "
+        f"{on_top.verdict} RandAugment alone: {on_top} points."
     )
 
 
@@ -187,7 +191,7 @@ def plot(results: Results, path: Path) -> None:
     arms = results.arms[::-1]
     figure, axes = plt.subplots(figsize=(8.4, 0.36 * len(arms) + 1.0), dpi=110, layout="constrained")
     ours, control = results.chosen(("daicgan",)), results.chosen(CONTROLS)
-    colours = {"daicgan": "#1a6fb5", "retrieval": "#c2701c", "random": "#8a6bb0"}
+    colours = {"daicgan": "#1a6fb5", "daicgan+randaugment": "#2a9d8f", "retrieval": "#c2701c", "random": "#8a6bb0"}
     axes.axvline(results.of(control).mean(), color="#999999", linewidth=0.8, linestyle="--", zorder=0)
     for row, arm in enumerate(arms):
         values, colour = results.of(arm), colours.get(arm[0], "#555555")
@@ -226,7 +230,7 @@ def study(results: Results) -> str:
 {table(results)}
 
 Means over seeds, in percent; differences are of pairs with the same seed, with the 95% interval of their mean by a bootstrap of t over seeds (not over test images, nor over generators). Bold: chosen on
-validation images among DA_IC-GAN's p and among the handcrafted arms. Against retrieval at retrieval's own best p ({own[1]}, also by
+validation images among the p of DA_IC-GAN (alone) and among the handcrafted arms. Against retrieval at retrieval's own best p ({own[1]}, also by
 validation): {retrieval} points.
 
 {head["classes"]} classes, {settings["labelled"]} labels each; {head["images"]["train"]:,} training images in all, whose labels the generator

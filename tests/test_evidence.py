@@ -108,7 +108,10 @@ def test_arms_of_a_seed_differ_by_the_augmentation_alone(tiny, work):
         assert result(evidence.Arm(method, 0.0)) == plain
         assert result(evidence.Arm(method, 1.0)) != plain
     assert result(evidence.Arm("daicgan", 1.0)) != result(evidence.Arm("random", 1.0))
-    assert result(evidence.Arm("randaugment")) != plain
+    stronger = result(evidence.Arm("randaugment"))
+    assert stronger != plain
+    assert result(evidence.Arm("daicgan+randaugment", 0.0)) == stronger
+    assert result(evidence.Arm("daicgan+randaugment", 1.0)) not in (stronger, result(evidence.Arm("daicgan", 1.0)))
     assert result(evidence.Arm("handcrafted"), seed=4) != plain
     alone = result(evidence.Arm("features"))
     assert 30 < alone["test_accuracy"] < 100  # of 20 labels; by chance 10
@@ -172,6 +175,7 @@ BASE = {
     ("randaugment", 0.0): ([70.0] * 5, [91.0, 92.0, 93.0, 94.0, 95.0]),  # best on test, not on validation
     ("daicgan", 0.1): ([84.0, 85.0, 86.0, 87.0, 88.0], [84.0, 86.0, 86.5, 88.0, 88.5]),
     ("daicgan", 0.5): ([80.0] * 5, [95.0] * 5),
+    ("daicgan+randaugment", 0.1): ([80.0] * 5, [94.0, 95.0, 96.0, 97.0, 98.0]),
     ("retrieval", 0.1): ([80.0] * 5, [84.5, 85.0, 87.0, 87.5, 88.0]),
     ("random", 0.1): ([60.0] * 5, [60.0, 62.0, 63.0, 64.0, 66.0]),
 }
@@ -184,6 +188,7 @@ def test_choices_are_made_on_validation_images():
     said = evidence_page.sentence(results)
     assert "p = 0.1 a classifier reaches 86.6%, above the best handcrafted arm (handcrafted, 83.0%): +3.6" in said
     assert "not distinguishable from retrieval of real neighbours at the same p: +0.2 (-1.0 to +1.4)" in said
+    assert "Together with RandAugment, at p = 0.1, it is above RandAugment alone: +3.0 (+3.0 to +3.0) points." in said
 
 
 def test_differences_are_of_pairs_and_incomplete_seeds_do_not_count():
