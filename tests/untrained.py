@@ -102,7 +102,8 @@ def make_generator(features: Tensor, generator: torch.Generator, config: Generat
         model(z[rows], features[rows], None if y is None else y[rows])
     model.eval()
     # Before the tanh: mean 0 and deviation 0.7 in every colour. ReLU passes a gain on.
-    before = torch.atanh(model(z[:512], features[:512], None if y is None else y[:512]))
+    colours = model(z[:512], features[:512], None if y is None else y[:512])
+    before = torch.atanh(colours.clamp(-1 + 1e-6, 1 - 1e-6))  # finite where the tanh is saturated
     norm, conv = model.output_layer[0], model.output_layer[2]
     assert isinstance(norm, BatchNorm)
     assert isinstance(conv, nn.Conv2d)
