@@ -60,7 +60,7 @@ def test_both_are_small_and_say_what_they_are(generator, extractor):
 def test_features_tell_the_photographs_apart(features):
     flat = features.flatten(0, 1)
     nearest = (flat @ flat.T).fill_diagonal_(-2).argmax(1) // EACH
-    assert (nearest == torch.arange(len(flat)) // EACH).double().mean() > 0.9
+    assert (nearest == torch.arange(len(flat)) // EACH).double().mean() > 0.75  # of 48; one in eight by chance
 
 
 def test_generations_belong_to_their_photograph(generations, features, extractor):
