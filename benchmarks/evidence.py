@@ -101,7 +101,7 @@ STUDIES = {
     ),
     "patches": Study(
         labelled=5,
-        steps=600,
+        steps=400,
         training=looked_at(
             500,
             GanTraining(channels=10, discriminator_channels=12, steps=2500, k=10),
@@ -110,7 +110,7 @@ STUDIES = {
     ),
     "cifar10": Study(
         labelled=25,
-        steps=1200,
+        steps=600,
         training=looked_at(
             1000,
             GanTraining(channels=12, discriminator_channels=12, steps=4000, k=20),
