@@ -69,6 +69,11 @@ def ref(name: str, tensor: torch.Tensor) -> Any:
     return _active.TensorRef(tensor.data_ptr(), dtypes[tensor.dtype], device, tensor.shape, tensor.stride())
 
 
+def optional_ref(name: str, tensor: torch.Tensor | None) -> Any:
+    """The same of a tensor that may be absent."""
+    return None if tensor is None else ref(name, tensor)
+
+
 def stream(tensor: torch.Tensor) -> int:
     """The address of torch's current stream on the tensor's device; 0 on the CPU."""
     return torch.cuda.current_stream(tensor.device).cuda_stream if tensor.is_cuda else 0

@@ -1,0 +1,253 @@
+// One block of tiles, once for all instruction sets: input transform, matrix products, output transform. Included by one translation
+// unit an instruction set, inside a namespace of its own and behind its target pragma, with no standard header after it: whatever is
+// instantiated here is compiled for that processor. V is a vector type with
+//   Element, kWidth, load, store, all, +, -, *, plus_product(a, b, c) = c + a b, minus_product(a, b, c) = c - a b, relu
+// No #pragma once: it belongs to the namespace that it is included in.
+
+using di::winograd::Kernels;
+using di::winograd::Plan;
+using di::winograd::Work;
+
+template <class V> using Element = typename V::Element;
+
+// R rows of tiles times C vectors of outputs over `depth` channels (a multiple of the width), added to m if `more`.
+//   a: [depth / width][block][width], first row    b: [depth][C * width]    m: [C][block][width], first row
+// next, next + other: weights of later use, fetched into the second-level cache on the way. From memory, where large layers have theirs,
+// the first row alone would have to wait for b; this hides it behind the arithmetic (1.3 to 1.9 times as fast).
+template <class V, int R, int C>
+void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, Element<V>* __restrict m, int64_t depth, int64_t block,
+              bool more, const Element<V>* next, int64_t other) {
+  constexpr int W = V::kWidth;
+  V sum[R][C];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) sum[r][c] = V::all(0);
+  for (int64_t k = 0; k < depth; k += W, a += (block - 1) * W) {
+    for (int i = 0; i < W; ++i, ++a, b += C * W, next += C * W) {
+      __builtin_prefetch(next, 0, 2);
+      __builtin_prefetch(next + other, 0, 2);
+      V right[C];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) right[c] = V::load(b + c * W);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const V left = V::all(a[r * W]);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) sum[r][c] = V::plus_product(left, right[c], sum[r][c]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      Element<V>* to = m + (c * block + r) * W;
+      (more ? V::load(to) + sum[r][c] : sum[r][c]).store(to);
+    }
+}
+
+// All rows of a block, in nearly equal passes. A row's sum is the same chain whatever pass it falls into.
+template <class V, int Rows, int C>
+void multiply_rows(const Element<V>* a, const Element<V>* b, Element<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
+                   const Element<V>* next) {
+  constexpr int W = V::kWidth;
+  const int64_t passes = (tiles + Rows - 1) / Rows, least = tiles / passes, larger = tiles % passes;
+  for (int64_t pass = 0, row = 0; pass < passes; ++pass) {
+    const int64_t rows = least + (pass < larger);
+    const Element<V>* from = a + row * W;
+    Element<V>* to = m + row * W;
+    const Element<V>* fetch = next + pass % C * W;                 // a column of what comes next in each pass,
+    const int64_t other = passes == 1 ? int64_t{C - 1} * W : 0;   // or two in the only one
+    row += rows;
+    switch (rows) {
+#define DI_ROWS(R) \
+  case R:          \
+    if constexpr (R <= Rows) multiply<V, R, C>(from, b, to, depth, block, more, fetch, other); \
+    break;
+      DI_ROWS(1) DI_ROWS(2) DI_ROWS(3) DI_ROWS(4) DI_ROWS(5) DI_ROWS(6)
+      DI_ROWS(7) DI_ROWS(8) DI_ROWS(9) DI_ROWS(10) DI_ROWS(11) DI_ROWS(12)
+#undef DI_ROWS
+    }
+  }
+}
+
+// The block's products for columns [first, last), of which `first` begins a panel.
+template <class V, int Rows, int Panel> void multiply_planes(const Work<Element<V>>& work, int64_t first, int64_t last) {
+  constexpr int W = V::kWidth;
+  // A piece of a panel stays in the first-level cache while all rows of the block pass over it. Pieces are summed apart, which also
+  // rounds less than one long chain; so this number is part of the bits.
+  constexpr int64_t kDepth = 256;
+  const Plan& plan = work.plan;
+  const auto wide = [&](int64_t column) { return plan.columns - column < Panel ? plan.columns - column : Panel; };
+  const auto weights = [&](int64_t plane, int64_t column, int64_t begin) {
+    return work.tensors.weight + ((plane * plan.columns + column) * plan.depth + begin * wide(column)) * W;
+  };
+  for (int64_t plane = 0; plane < plan.planes; ++plane)
+    for (int64_t begin = 0; begin < plan.depth; begin += kDepth) {
+      const int64_t depth = plan.depth - begin < kDepth ? plan.depth - begin : kDepth;
+      const Element<V>* a = work.inputs + plane * plan.input_plane + begin * plan.block;
+      for (int64_t column = first; column < last; column += Panel) {
+        Element<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.block * W;
+        const Element<V>* b = weights(plane, column, begin);
+        const Element<V>* next = column + Panel < last         ? weights(plane, column + Panel, begin)
+                                 : begin + depth < plan.depth ? weights(plane, first, begin + depth)
+                                                              : weights(plane + 1, first, 0);
+        static_assert(Panel == 2);
+        if (wide(column) == 2) multiply_rows<V, Rows, 2>(a, b, m, depth, plan.block, work.tiles, begin > 0, next);
+        else multiply_rows<V, Rows, 1>(a, b, m, depth, plan.block, work.tiles, begin > 0, next);
+      }
+    }
+}
+
+// Where a tile lies: its sample, and its first row and column of z. Divided once a block, then stepped.
+template <int M> struct Place {
+  int64_t n, y, x;
+  Place(const Plan& plan, int64_t tile) {
+    const int64_t of_sample = plan.tiles_y * plan.tiles_x, rest = tile % of_sample;
+    n = tile / of_sample, y = rest / plan.tiles_x * M, x = rest % plan.tiles_x * M;
+  }
+  void step(const Plan& plan) {
+    if ((x += M) < plan.out_width) return;
+    x = 0;
+    if ((y += M) < plan.out_height) return;
+    y = 0, ++n;
+  }
+};
+
+// B^T tile B of one tile; m = 1: the taps of the pixel, side by side. (y, x): the tile's first row and column of the map, outside it at
+// the borders.
+template <class V, int M, int R, bool Scaled, bool Inside>
+void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, int64_t y, int64_t x) {
+  using T = Element<V>;
+  constexpr int W = V::kWidth, A = M + R - 1;
+  const Plan& plan = work.plan;
+  const int64_t height = work.params.height, width = work.params.width, inputs = work.params.inputs;
+  const T* scale = work.tensors.scale + n * work.params.scale_stride;
+  const T* shift = work.tensors.shift + n * work.params.shift_stride;
+  const T* from = work.tensors.x + ((n * height + y) * width + x) * inputs;
+  T* to = work.inputs + t * W;
+  for (int64_t c = 0; c < inputs; c += W, from += W, to += plan.block * W) {
+    const V times = Scaled ? V::load(scale + c) : V::all(0), plus = Scaled ? V::load(shift + c) : V::all(0);
+    V d[A][A];
+    const T* row = from;
+#pragma GCC unroll 1
+    for (int i = 0; i < A; ++i, row += width * inputs) {
+      const bool row_inside = Inside || (y + i >= 0 && y + i < height);
+#pragma GCC unroll 6
+      for (int j = 0; j < A; ++j) {
+        d[i][j] = V::all(0);
+        if (!row_inside || (!Inside && (x + j < 0 || x + j >= width))) continue;
+        const V v = V::load(row + j * inputs);
+        d[i][j] = Scaled ? V::relu(V::plus_product(times, v, plus)) : v;
+      }
+      if constexpr (M > 1) di::winograd_math::transform_input(d[i]);
+    }
+    if constexpr (M == 1) {
+      for (int i = 0; i < A; ++i)
+        for (int j = 0; j < A; ++j) d[i][j].store(to + (i * A + j) * inputs * plan.block);
+    } else {
+      T* plane = to;
+#pragma GCC unroll 1
+      for (int j = 0; j < A; ++j, plane += plan.input_plane) {
+        V column[A];
+#pragma GCC unroll 6
+        for (int i = 0; i < A; ++i) column[i] = d[i][j];
+        di::winograd_math::transform_input(column);
+#pragma GCC unroll 6
+        for (int i = 0; i < A; ++i) column[i].store(plane + i * A * plan.input_plane);
+      }
+    }
+  }
+}
+
+template <class V, int M, int R, bool Scaled> void transform_inputs(const Work<Element<V>>& work) {
+  constexpr int A = M + R - 1, kPadding = R > 1;
+  Place<M> place(work.plan, work.first_tile);
+  for (int64_t t = 0; t < work.tiles; ++t, place.step(work.plan)) {
+    const int64_t y = place.y - kPadding, x = place.x - kPadding;
+    if (y >= 0 && x >= 0 && y + A <= work.params.height && x + A <= work.params.width)
+      transform_input_tile<V, M, R, Scaled, true>(work, t, place.n, y, x);
+    else transform_input_tile<V, M, R, Scaled, false>(work, t, place.n, y, x);
+  }
+}
+
+// A^T sums A for every tile of the block and the columns [first, last), then all that comes behind the convolution, and the store.
+template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& work, int64_t first, int64_t last) {
+  using T = Element<V>;
+  constexpr int W = V::kWidth, A = M + R - 1;
+  const Plan& plan = work.plan;
+  const WinogradTensors<T>& tensors = work.tensors;
+  const int64_t outputs = work.params.outputs;
+  const bool doubled = work.params.doubled, relu = work.params.relu;
+  const int64_t height = doubled ? 2 * work.params.height : plan.out_height, width = doubled ? 2 * work.params.width : plan.out_width;
+  const int64_t step = doubled ? 2 : 1;
+  Place<M> place(plan, work.first_tile);
+  for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
+    const auto [n, z_y, z_x] = place;
+    for (int64_t column = first; column < last; ++column) {
+      const T* from = work.outputs + ((column - first) * plan.block + t) * W;
+      V z[M][M];
+      if constexpr (M == 1) {
+        z[0][0] = V::load(from);
+      } else {
+        V half[M][A];
+#pragma GCC unroll 6
+        for (int j = 0; j < A; ++j) {
+          V s[A], y[M];
+#pragma GCC unroll 6
+          for (int i = 0; i < A; ++i) s[i] = V::load(from + (i * A + j) * plan.output_plane);
+          di::winograd_math::transform_output(s, y);
+#pragma GCC unroll 6
+          for (int i = 0; i < M; ++i) half[i][j] = y[i];
+        }
+#pragma GCC unroll 6
+        for (int i = 0; i < M; ++i) di::winograd_math::transform_output(half[i], z[i]);
+      }
+      const int64_t phase = column * W / outputs, c = column * W - phase * outputs;   // phase 0 where nothing is doubled
+      const int64_t out_y = step * z_y - (phase >> 1), out_x = step * z_x - (phase & 1);
+      const V bias = tensors.bias ? V::load(tensors.bias + c) : V::all(0);
+#pragma GCC unroll 6
+      for (int i = 0; i < M; ++i)
+#pragma GCC unroll 6
+        for (int j = 0; j < M; ++j) {
+          const int64_t y = out_y + step * i, x = out_x + step * j;
+          if (y < 0 || y >= height || x < 0 || x >= width) continue;
+          V v = z[i][j];
+          if (tensors.bias) v = v + bias;
+          if (tensors.shortcut)
+            v = v + V::load(tensors.shortcut + ((n * (height / 2) + y / 2) * (width / 2) + x / 2) * outputs + c);
+          const int64_t at = ((n * height + y) * width + x) * outputs + c;
+          if (tensors.residual) v = v + V::load(tensors.residual + at);
+          if (relu) v = V::relu(v);
+          v.store(tensors.out + at);
+        }
+    }
+  }
+}
+
+template <class V, int Rows, int Panel, int M, int R> void run_block(const Work<Element<V>>& work) {
+  if (work.tensors.scale) transform_inputs<V, M, R, true>(work);
+  else transform_inputs<V, M, R, false>(work);
+  for (int64_t first = work.first_column; first < work.last_column; first += work.plan.group) {
+    const int64_t end = first + work.plan.group, last = end < work.last_column ? end : work.last_column;
+    multiply_planes<V, Rows, Panel>(work, first, last);
+    transform_outputs<V, M, R>(work, first, last);
+  }
+}
+
+template <class V, int Rows, int Panel> void run(const Work<Element<V>>& work) {
+  switch (10 * work.params.m + work.params.r) {
+    case 11: return run_block<V, Rows, Panel, 1, 1>(work);
+    case 12: return run_block<V, Rows, Panel, 1, 2>(work);
+    case 32: return run_block<V, Rows, Panel, 3, 2>(work);
+    case 52: return run_block<V, Rows, Panel, 5, 2>(work);
+    case 13: return run_block<V, Rows, Panel, 1, 3>(work);
+    case 23: return run_block<V, Rows, Panel, 2, 3>(work);
+    case 43: return run_block<V, Rows, Panel, 4, 3>(work);
+  }
+}
+
+template <class V, int Rows, int Panel> constexpr Kernels<Element<V>> kernels() {
+  return {{V::kWidth, Panel}, Rows, &run<V, Rows, Panel>};
+}

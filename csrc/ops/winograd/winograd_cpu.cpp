@@ -1,0 +1,119 @@
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <numeric>
+
+#include "core/thread_pool.h"
+#include "winograd_kernels.h"
+
+namespace di {
+
+using namespace winograd;
+
+namespace {
+
+template <class T> const Kernels<T>& kernels_of(WinogradInstructions instructions);
+
+template <> const Kernels<float>& kernels_of<float>(WinogradInstructions instructions) {
+#if defined(__x86_64__)
+  if (instructions == WinogradInstructions::avx512) return avx512_float;
+  if (instructions == WinogradInstructions::avx2) return avx2_float;
+#endif
+  return generic_float;
+}
+
+template <> const Kernels<double>& kernels_of<double>(WinogradInstructions instructions) {
+#if defined(__x86_64__)
+  if (instructions == WinogradInstructions::avx512) return avx512_double;
+  if (instructions == WinogradInstructions::avx2) return avx2_double;
+#endif
+  return generic_double;
+}
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+constexpr int64_t kLine = 64;            // bytes of a cache line
+constexpr int64_t kBlock = 48;           // tiles: the block's two matrices stay near the second-level cache,
+constexpr int64_t kLargeBlock = 96;      // but large weights come from memory for every block
+constexpr int64_t kLargeWeights = 4 << 20;
+constexpr int64_t kGroup = 4;            // panels of outputs between two output transforms
+
+template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kernels) {
+  Plan plan{};
+  const int64_t grown = p.r == 2 ? 1 : 0, side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
+  plan.out_height = p.height + grown, plan.out_width = p.width + grown;
+  plan.tiles_y = divide_up(plan.out_height, p.m), plan.tiles_x = divide_up(plan.out_width, p.m);
+  plan.tiles = p.n * plan.tiles_y * plan.tiles_x;
+  plan.planes = p.m > 1 ? side * side : 1;
+  plan.taps = p.m > 1 ? 1 : p.r * p.r;
+  plan.depth = plan.taps * p.inputs;
+  plan.columns = (p.doubled ? 4 : 1) * p.outputs / width;
+  plan.group = std::min(plan.columns, kGroup * panel);
+  const int64_t weights = sizeof(T) * plan.planes * plan.depth * plan.columns * width;
+  const int64_t most = weights > kLargeWeights ? kLargeBlock : kBlock;
+  plan.block = plan.tiles ? divide_up(plan.tiles, divide_up(plan.tiles, most)) : 1;
+  // A line more, so that the planes of one tile do not all meet in one set of the cache.
+  plan.input_plane = plan.block * plan.depth + kLine / sizeof(T);
+  plan.output_plane = plan.block * plan.group * width + kLine / sizeof(T);
+  return plan;
+}
+
+template <class T> int64_t workspace_of(const Plan& plan) {
+  return divide_up(plan.planes * (plan.input_plane + plan.output_plane) * sizeof(T), kLine) * kLine;
+}
+
+}  // namespace
+
+bool winograd_has(WinogradInstructions instructions) {
+  switch (instructions) {
+#if defined(__x86_64__)
+    case WinogradInstructions::avx512:
+      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+             __builtin_cpu_supports("avx512bw");
+    case WinogradInstructions::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    case WinogradInstructions::generic: return true;
+    default: return false;
+  }
+}
+
+template <class T> WinogradLayout winograd_layout(WinogradInstructions instructions) { return kernels_of<T>(instructions).layout; }
+
+template <class T> int64_t winograd_workspace(const WinogradParams& params, WinogradInstructions instructions) {
+  return workspace_of<T>(plan_of(params, kernels_of<T>(instructions)));
+}
+
+template <class T>
+void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, WinogradInstructions instructions, void* workspace,
+                  int threads) {
+  const Kernels<T>& kernels = kernels_of<T>(instructions);
+  const Plan plan = plan_of(params, kernels);
+  if (!plan.tiles) return;
+  // Outputs are split only where tiles do not keep the threads busy: every part transforms its inputs anew.
+  const int64_t blocks = divide_up(plan.tiles, plan.block), panels = divide_up(plan.columns, kernels.layout.panel);
+  const int64_t wanted = blocks >= 4 * threads ? 1 : threads / std::gcd(blocks, int64_t(threads));
+  const int64_t part = divide_up(panels, std::min(wanted, panels)) * kernels.layout.panel;
+  const int64_t parts = divide_up(plan.columns, part), items = blocks * parts, bytes = workspace_of<T>(plan);
+  std::atomic<int64_t> next{0};
+  // A range of this loop is a share of the workspace, not of the work.
+  parallel_for(std::min<int64_t>(threads, items), 1, threads, [&](int64_t begin, int64_t end) {
+    for (int64_t share = begin; share < end; ++share) {
+      T* inputs = reinterpret_cast<T*>(static_cast<char*>(workspace) + share * bytes);
+      T* outputs = inputs + plan.planes * plan.input_plane;
+      for (int64_t item; (item = next++) < items;) {
+        const int64_t first_tile = item % blocks * plan.block, first_column = item / blocks * part;
+        kernels.run({tensors, params, plan, first_tile, std::min(plan.block, plan.tiles - first_tile), first_column,
+                     std::min(first_column + part, plan.columns), inputs, outputs});
+      }
+    }
+  });
+}
+
+template WinogradLayout winograd_layout<float>(WinogradInstructions);
+template WinogradLayout winograd_layout<double>(WinogradInstructions);
+template int64_t winograd_workspace<float>(const WinogradParams&, WinogradInstructions);
+template int64_t winograd_workspace<double>(const WinogradParams&, WinogradInstructions);
+template void winograd_cpu(const WinogradTensors<float>&, const WinogradParams&, WinogradInstructions, void*, int);
+template void winograd_cpu(const WinogradTensors<double>&, const WinogradParams&, WinogradInstructions, void*, int);
+
+}  // namespace di

@@ -1,0 +1,38 @@
+// What the dispatcher (winograd_cpu.cpp) and the kernels of one instruction set tell each other. No functions here: an inline function
+// compiled for AVX-512 in one translation unit could be the one that the linker keeps for all.
+#pragma once
+
+#include "winograd.h"
+
+namespace di::winograd {
+
+// How a convolution is cut: tiles go in blocks of at most `block`, vectors of outputs in groups of at most `group`.
+struct Plan {
+  int64_t out_height, out_width;       // of z
+  int64_t tiles_x, tiles_y, tiles;     // of one sample; of all
+  int64_t planes, taps, depth;         // matrices multiplied; taps that each sums over; taps * inputs
+  int64_t columns;                     // vectors of outputs, over all phases
+  int64_t block, group;
+  int64_t input_plane, output_plane;   // elements from one plane of the block's matrices to the next
+};
+
+// One block of tiles through the columns [first_column, last_column).
+template <class T> struct Work {
+  const WinogradTensors<T>& tensors;
+  const WinogradParams& params;
+  const Plan& plan;
+  int64_t first_tile, tiles, first_column, last_column;
+  T* inputs;    // [planes][depth / width][block][width], planes input_plane apart
+  T* outputs;   // [planes][group][block][width], planes output_plane apart
+};
+
+template <class T> struct Kernels {
+  WinogradLayout layout;
+  int rows;   // of tiles that one pass of the matrix product holds in registers
+  void (*run)(const Work<T>&);
+};
+
+extern const Kernels<float> generic_float, avx2_float, avx512_float;
+extern const Kernels<double> generic_double, avx2_double, avx512_double;
+
+}  // namespace di::winograd

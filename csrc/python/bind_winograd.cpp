@@ -1,0 +1,191 @@
+#include <memory>
+#include <optional>
+
+#include "ops/winograd/winograd.h"
+#include "registry.h"
+#include "tensor_ref.h"
+
+namespace py = pybind11;
+
+namespace di {
+namespace {
+
+const char* const kNames[] = {"generic", "avx2", "avx512"};
+
+WinogradInstructions instructions_of(const std::string& name) {
+  std::string have;
+  for (int i = 0; i < 3; ++i) {
+    if (!winograd_has(WinogradInstructions(i))) continue;
+    if (name == kNames[i]) return WinogradInstructions(i);
+    have += (have.empty() ? "" : ", ") + std::string(kNames[i]);
+  }
+  fail("instructions", "be one of this processor's (" + have + ")", name);
+}
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (int i = 2; i >= 0; --i)
+    if (winograd_has(WinogradInstructions(i))) names.push_back(kNames[i]);
+  return names;
+}
+
+template <class F> auto dispatch(const std::string& name, DType dtype, F f) {
+  if (dtype == DType::float32) return f(float{});
+  if (dtype == DType::float64) return f(double{});
+  fail(name, "be float32 or float64", name_of(dtype));
+}
+
+std::pair<int, int> layout(DType dtype, const std::string& instructions) {
+  return dispatch("dtype", dtype, [&](auto element) {
+    const WinogradLayout layout = winograd_layout<decltype(element)>(instructions_of(instructions));
+    return std::pair(layout.width, layout.panel);
+  });
+}
+
+// What does not change from call to call. Made by Python after its own checks of the weight: r, tile and doubled go together.
+struct Convolution {
+  TensorRef weight;   // of which the address and the type are read
+  WinogradInstructions instructions;
+  int64_t inputs, outputs;   // with padding
+  int r, tile;
+  bool doubled;
+
+  WinogradParams params(int64_t n, int64_t height, int64_t width) const {
+    WinogradParams p{};
+    p.n = n, p.height = height, p.width = width, p.inputs = inputs, p.outputs = outputs, p.r = r, p.m = tile, p.doubled = doubled;
+    return p;
+  }
+  int64_t workspace(int64_t n, int64_t height, int64_t width) const {
+    return dispatch("dtype", weight.dtype, [&](auto element) {
+      return winograd_workspace<decltype(element)>(params(n, height, width), instructions);
+    });
+  }
+};
+
+int64_t bytes_of(const TensorRef& t) {
+  int64_t count = t.dtype == DType::float64 ? 8 : t.dtype == DType::float32 ? 4 : 1;
+  for (int64_t size : t.shape) count *= size;
+  return count;
+}
+
+void check_apart(const std::string& name, const TensorRef& t, const std::string& other_name, const TensorRef& other) {
+  if (other.address < t.address + bytes_of(t) && t.address < other.address + bytes_of(other))
+    fail(name, "not share memory with " + other_name, "an overlap");
+}
+
+void check_on_cpu(const std::string& name, const TensorRef& t) {
+  if (t.device >= 0) fail(name, "be on cpu", device_name(t.device));
+}
+
+// A call whose tensors have been checked, to be made again and again.
+class Bound {
+ public:
+  Bound(const Convolution& convolution, const TensorRef& x, const TensorRef& out, const TensorRef& workspace,
+        const std::optional<TensorRef>& scale, const std::optional<TensorRef>& shift, const std::optional<TensorRef>& bias,
+        const std::optional<TensorRef>& shortcut, const std::optional<TensorRef>& residual, bool relu)
+      : instructions_(convolution.instructions), dtype_(convolution.weight.dtype) {
+    check_rank("x", x, 4);
+    if (x.size(1) < 1 || x.size(2) < 1) fail("x", "have a height and width of at least 1", text(x.shape));
+    check_shape("x", x, {x.size(0), x.size(1), x.size(2), convolution.inputs});
+    const int64_t n = x.size(0), height = x.size(1), width = x.size(2), outputs = convolution.outputs;
+    const bool doubled = convolution.doubled;
+    const int64_t grown = convolution.r == 2 ? 1 : 0;
+    const int64_t out_height = doubled ? 2 * height : height + grown, out_width = doubled ? 2 * width : width + grown;
+    params_ = convolution.params(n, height, width);
+    params_.relu = relu;
+    check("x", x), check_contiguous("x", x);
+    check_shape("out", out, {n, out_height, out_width, outputs});
+    check("out", out), check_contiguous("out", out);
+    check_apart("out", out, "x", x);
+    check_apart("out", out, "the weight", convolution.weight);
+
+    check_rank("workspace", workspace, 1);
+    check_dtype("workspace", workspace, DType::uint8);
+    check_on_cpu("workspace", workspace);
+    check_contiguous("workspace", workspace);
+    check_aligned("workspace", workspace, sizeof(double));
+    const int64_t bytes = convolution.workspace(n, height, width);
+    if (workspace.size(0) < bytes) fail("workspace", "have at least " + std::to_string(bytes) + " bytes", std::to_string(workspace.size(0)));
+    threads_ = workspace.size(0) / bytes;
+    check_apart("workspace", workspace, "x", x);
+    check_apart("workspace", workspace, "out", out);
+    check_apart("workspace", workspace, "the weight", convolution.weight);
+
+    if (scale.has_value() != shift.has_value())
+      fail(scale ? "shift" : "scale", scale ? "be given with scale" : "be given with shift", "None");
+    if (scale) {
+      params_.scale_stride = rows("scale", *scale, out, workspace), params_.shift_stride = rows("shift", *shift, out, workspace);
+      scale_ = scale->address, shift_ = shift->address;
+    }
+    if (bias) bias_ = addend("bias", *bias, {outputs}, out, workspace);
+    if (shortcut) {
+      if (out_height % 2 || out_width % 2) fail("shortcut", "be None for a map of odd height or width", text(shortcut->shape));
+      shortcut_ = addend("shortcut", *shortcut, {n, out_height / 2, out_width / 2, outputs}, out, workspace);
+    }
+    if (residual) residual_ = addend("residual", *residual, out.shape, out, workspace);
+    x_ = x.address, out_ = out.address, weight_ = convolution.weight.address, workspace_ = workspace.address;
+  }
+
+  void run(int threads) const {
+    const int used = int(threads < threads_ ? threads : threads_);
+    if (used < 1) fail("threads", "be at least 1", std::to_string(threads));
+    py::gil_scoped_release without_gil;
+    dispatch("x", dtype_, [&](auto element) {
+      using T = decltype(element);
+      const auto at = [](uintptr_t address) { return reinterpret_cast<T*>(address); };
+      winograd_cpu<T>({at(x_), at(scale_), at(shift_), at(weight_), at(bias_), at(shortcut_), at(residual_), at(out_)}, params_,
+                      instructions_, reinterpret_cast<void*>(workspace_), used);
+    });
+  }
+
+ private:
+  void check(const std::string& name, const TensorRef& t) const {
+    check_dtype(name, t, dtype_);
+    check_on_cpu(name, t);
+    check_aligned(name, t, dtype_ == DType::float32 ? 4 : 8);
+  }
+  // [n, inputs], rows of contiguous values any distance apart, 0 as well; that distance.
+  int64_t rows(const std::string& name, const TensorRef& t, const TensorRef& out, const TensorRef& workspace) const {
+    check_shape(name, t, {params_.n, params_.inputs});
+    check(name, t);
+    if (t.strides[1] != 1 || t.strides[0] < 0) fail(name, "have contiguous rows", "strides " + text(t.strides));
+    TensorRef span = t;   // what is read, from the first row to the last
+    span.shape = {params_.n ? (params_.n - 1) * t.strides[0] + params_.inputs : 0};
+    check_apart("out", out, name, span);
+    check_apart("workspace", workspace, name, span);
+    return t.strides[0];
+  }
+  uintptr_t addend(const std::string& name, const TensorRef& t, const std::vector<int64_t>& shape, const TensorRef& out,
+                   const TensorRef& workspace) const {
+    check_shape(name, t, shape);
+    check(name, t), check_contiguous(name, t);
+    if (name != "residual" || t.address != out.address) check_apart("out", out, name, t);
+    check_apart("workspace", workspace, name, t);
+    return t.address;
+  }
+
+  WinogradParams params_{};
+  WinogradInstructions instructions_;
+  DType dtype_;
+  int64_t threads_ = 0;   // for which there is workspace
+  uintptr_t x_ = 0, scale_ = 0, shift_ = 0, weight_ = 0, bias_ = 0, shortcut_ = 0, residual_ = 0, out_ = 0, workspace_ = 0;
+};
+
+const Register registered{[](py::module_& module) {
+  module.def("winograd_instruction_sets", &instruction_sets);
+  module.def("winograd_layout", &layout);
+  py::class_<Convolution>(module, "WinogradConvolution", py::module_local())
+      .def(py::init([](const TensorRef& weight, const std::string& instructions, int64_t inputs, int64_t outputs, int r, int tile,
+                       bool doubled) {
+        return Convolution{weight, instructions_of(instructions), inputs, outputs, r, tile, doubled};
+      }))
+      .def("workspace", &Convolution::workspace);
+  py::class_<Bound>(module, "WinogradBound", py::module_local())
+      .def(py::init<const Convolution&, const TensorRef&, const TensorRef&, const TensorRef&, const std::optional<TensorRef>&,
+                    const std::optional<TensorRef>&, const std::optional<TensorRef>&, const std::optional<TensorRef>&,
+                    const std::optional<TensorRef>&, bool>())
+      .def("run", &Bound::run);
+}};
+
+}  // namespace
+}  // namespace di

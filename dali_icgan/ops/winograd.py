@@ -1,0 +1,297 @@
+"""Convolutions of stride 1 on the CPU with fewer multiplications: Winograd's minimal filtering, all that stands around it fused in."""
+
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dali_icgan._native import native, ref, threads
+
+# Sides of an output tile, by the side r of the kernel. 1: no transform.
+TILES = {1: (1,), 2: (1, 3, 5), 3: (1, 2, 4)}
+# The finite points, by the side of an input tile; as in csrc/ops/winograd/winograd_math.h.
+_POINTS = {
+    4: (Fraction(0), Fraction(1), Fraction(-1)),
+    6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
+}
+
+
+def instruction_sets() -> tuple[str, ...]:
+    """What this processor has of "avx512", "avx2" and "generic", the widest first."""
+    return tuple(native().winograd_instruction_sets())
+
+
+def channel_multiple(dtype: torch.dtype, instructions: str | None = None) -> int:
+    """What channels are padded to: the elements of a vector of ``instructions`` (None: the widest that the processor has)."""
+    return _layout(dtype, instructions or instruction_sets()[0])[0]
+
+
+def transforms(tile: int, r: int) -> tuple[list[list[Fraction]], list[list[Fraction]], list[list[Fraction]]]:
+    """The exact matrices of F(tile, r): ``y = A^T ((G g) * (B^T d))`` is the correlation of d with g.
+
+    Args:
+        tile, r: numbers of outputs and of taps, with ``a = tile + r - 1`` of 4 or 6.
+
+    Returns:
+        A^T ``[tile, a]``, G ``[a, r]``, B^T ``[a, a]``.
+
+    Source: Toom-Cook by Lagrange's interpolation, transposed (Winograd 1980, Arithmetic Complexity of Computations).
+    """
+    points = _POINTS[tile + r - 1]
+    others = [points[:i] + points[i + 1 :] for i in range(len(points))]
+    at = [[p**k for p in points] + [Fraction(k == tile - 1)] for k in range(tile)]
+    # Divided by N_i(p_i), the product of the distances from the other points.
+    g = [[p**k / _value(_coefficients(o), p) for k in range(r)] for p, o in zip(points, others, strict=True)]
+    bt = [[*_coefficients(o), Fraction(0)] for o in others]
+    return at, [*g, [Fraction(k == r - 1) for k in range(r)]], [*bt, _coefficients(points)]
+
+
+def upsampled_weight(weight: Tensor) -> Tensor:
+    """A 3x3 convolution behind nearest upsampling as one 2x2 convolution of four times the outputs.
+
+    Args:
+        weight: ``[out, in, 3, 3]``.
+
+    Returns:
+        ``[4 * out, in, 2, 2]``, outputs (p, q, o): with z its convolution at padding 1,
+        ``conv2d(upsampled, weight, padding=1)[2 i + p, 2 j + q, o] = z[i + p, j + q, (p, q, o)]``.
+    """
+    k0, k1, k2 = weight.unbind(2)
+    rows = torch.stack([torch.stack([k0, k1 + k2], 2), torch.stack([k0 + k1, k2], 2)])
+    k0, k1, k2 = rows.unbind(4)
+    return torch.stack([torch.stack([k0, k1 + k2], 4), torch.stack([k0 + k1, k2], 4)], 1).flatten(0, 2)
+
+
+class PackedConvolution:
+    """A convolution's weights, transformed in float64, rounded once and packed for one instruction set; immutable.
+
+    ``out = last(conv2d(first(x), weight, padding=r > 1) + bias + shortcut + residual)``, ``first`` being
+    ``relu(x * scale + shift)`` or nothing and ``last`` a relu or nothing; with ``doubled`` the map is doubled by nearest
+    upsampling between ``first`` and the convolution.
+
+    Args:
+        weight: ``[out, in, r, r]`` on the CPU, r of 1, 2 or 3 (doubled: 3); floating point, float64 to lose nothing.
+        tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more.
+        dtype: float32 or float64, of everything that the convolution reads and writes.
+        instructions: of :func:`instruction_sets`; None is the first of them.
+        doubled: see above; computed as :func:`upsampled_weight`.
+
+    Attributes:
+        inputs, outputs: channels.
+        padded_inputs, padded_outputs: channels of x and out: padded to :func:`channel_multiple`.
+        r: side of the kernel that is computed: 2 if doubled.
+        tile, dtype, instructions, doubled: as given.
+        numel: numbers that its weights take.
+
+    Raises:
+        TypeError, ValueError: an argument is not as above; the message names it.
+
+    Numerics: relative error (2-norm, random weights, 64 to 1024 channels) in float32 2e-7 to 3e-7 without a transform, 2e-7 to 5e-7
+        for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
+        5e-15. An element's bits depend on its own sample, r, tile, dtype and instructions alone: not on n, its place in the batch,
+        threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike.
+    Source: Lavin and Gray 2015 (arXiv 1509.09308).
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        tile: int,
+        dtype: torch.dtype = torch.float32,
+        instructions: str | None = None,
+        *,
+        doubled: bool = False,
+    ) -> None:
+        if not isinstance(weight, Tensor) or not weight.is_floating_point():
+            raise TypeError(
+                f"weight must be a floating-point tensor, got {getattr(weight, 'dtype', type(weight).__name__)}"
+            )
+        shape = list(weight.shape)
+        sides = ("3",) if doubled else ("1", "2", "3")
+        if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3] or str(shape[2]) not in sides:
+            raise ValueError(f"weight must have shape [out, in, r, r] with r of {', '.join(sides)}, got {shape}")
+        if weight.device.type != "cpu":
+            raise ValueError(f"weight must be on cpu, got {weight.device}")
+        self.r = 2 if doubled else shape[2]
+        if tile not in TILES[self.r]:
+            raise ValueError(f"tile must be one of {', '.join(map(str, TILES[self.r]))} at r = {self.r}, got {tile}")
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+        self.outputs, self.inputs = shape[:2]
+        self.tile, self.dtype, self.doubled = tile, dtype, doubled
+        self.instructions = instructions or instruction_sets()[0]
+        width, panel = _layout(dtype, self.instructions)
+        self.padded_inputs, self.padded_outputs = (-(-c // width) * width for c in (self.inputs, self.outputs))
+        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, doubled)
+        self.numel = self._weight.numel()
+        self._native = self._describe()
+
+    def _describe(self) -> Any:
+        return native().WinogradConvolution(
+            ref("weight", self._weight),
+            self.instructions,
+            self.padded_inputs,
+            self.padded_outputs,
+            self.r,
+            self.tile,
+            self.doubled,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_native"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._native = self._describe()
+
+    def __repr__(self) -> str:
+        kind = f"F({self.tile}, {self.r}){' doubled' if self.doubled else ''}"
+        return f"PackedConvolution({self.inputs} -> {self.outputs}, {kind}, {self.dtype}, {self.instructions})"
+
+    def output_size(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of out for those of x."""
+        grown = int(self.r == 2)
+        return (2 * height, 2 * width) if self.doubled else (height + grown, width + grown)
+
+    def workspace(self, n: int, height: int, width: int, threads: int = 1) -> int:
+        """Bytes of workspace for ``[n, height, width]`` of x on so many threads."""
+        return threads * int(self._native.workspace(n, height, width))
+
+    def bind(
+        self,
+        x: Tensor,
+        out: Tensor,
+        workspace: Tensor,
+        *,
+        scale: Tensor | None = None,
+        shift: Tensor | None = None,
+        bias: Tensor | None = None,
+        shortcut: Tensor | None = None,
+        residual: Tensor | None = None,
+        relu: bool = False,
+    ) -> "BoundConvolution":
+        """Check the tensors of a call once, to make it again and again with what they then hold.
+
+        Args:
+            x: ``[n, height, width, padded_inputs]``, contiguous; the padding of the channels is zero.
+            out: ``[n, *output_size(height, width), padded_outputs]``, contiguous; is overwritten. Padding is written as zero (where that
+                of bias, shortcut and residual is).
+            workspace: uint8, :meth:`workspace` bytes or more, aligned to 8; with less than for as many threads as torch has, fewer run.
+            scale, shift: ``[n, padded_inputs]`` with contiguous rows any distance apart (0: one row for all); finite padding. Both or
+                neither.
+            bias: ``[padded_outputs]``.
+            shortcut: ``[n, out height / 2, out width / 2, padded_outputs]``, upsampled by nearest.
+            residual: as out; may be out itself.
+            relu: whether a relu comes last.
+
+            All on the CPU and of ``dtype``, but for the workspace. out and workspace share no memory with each other or the rest.
+
+        Raises:
+            TypeError, ValueError: an argument is not as above; the message names it.
+        """
+        given = {"scale": scale, "shift": shift, "bias": bias, "shortcut": shortcut, "residual": residual}
+        optional = (None if tensor is None else ref(name, tensor) for name, tensor in given.items())
+        bound = native().WinogradBound(
+            self._native, ref("x", x), ref("out", out), ref("workspace", workspace), *optional, relu
+        )
+        return BoundConvolution(bound, (self, x, out, workspace, *given.values()))
+
+    def __call__(self, x: Tensor, out: Tensor, workspace: Tensor, **options: Any) -> Tensor:
+        """One call: :meth:`bind` with these arguments, run on as many threads as torch has. Returns ``out``."""
+        self.bind(x, out, workspace, **options)()
+        return out
+
+
+class BoundConvolution:
+    """A call whose tensors have been checked and are kept alive: ``bound()`` runs it on as many threads as torch has."""
+
+    __slots__ = ("_kept", "_run")
+
+    def __init__(self, bound: Any, kept: tuple[Any, ...]) -> None:
+        self._run, self._kept = bound.run, kept
+
+    def __call__(self) -> None:
+        self._run(threads())
+
+
+def winograd_reference(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    doubled: bool = False,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+    bias: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    residual: Tensor | None = None,
+    relu: bool = False,
+) -> Tensor:
+    """The same in plain torch, in float64, by direct convolution and without padding of channels; shares no code with the kernels."""
+    y = x.double().permute(0, 3, 1, 2)
+    if scale is not None and shift is not None:
+        y = F.relu(y * scale.double()[:, :, None, None] + shift.double()[:, :, None, None])
+    if doubled:
+        y = F.interpolate(y, scale_factor=2.0, mode="nearest")
+    y = F.conv2d(y, weight.double(), padding=int(weight.shape[2] > 1)).permute(0, 2, 3, 1)
+    if bias is not None:
+        y = y + bias.double()
+    if shortcut is not None:
+        y = y + shortcut.double().repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    if residual is not None:
+        y = y + residual.double()
+    return F.relu(y) if relu else y
+
+
+def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int]:
+    """Elements of a vector, and vectors of a panel of packed weights."""
+    kinds = {torch.float32: native().DType.float32, torch.float64: native().DType.float64}
+    if dtype not in kinds:
+        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
+    width, panel = native().winograd_layout(kinds[dtype], instructions)
+    return width, panel
+
+
+def _packed(weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, doubled: bool) -> Tensor:
+    """``[planes][panels][taps * padded in][panel]`` as one row; the last panel is as narrow as what is left."""
+    weight = weight.double()
+    phases = 1
+    if doubled:
+        weight, phases = upsampled_weight(weight), 4
+    outputs, inputs, r, _ = weight.shape
+    weight = weight.unflatten(0, (phases, outputs // phases))
+    weight = F.pad(weight, (0, 0, 0, 0, 0, -inputs % width, 0, -(outputs // phases) % width)).flatten(0, 1)
+    if tile == 1:
+        planes = [weight.permute(2, 3, 1, 0).flatten(0, 2)]
+    else:
+        # Sums in a written order: a matrix product's would be the library's, and the bits with it.
+        g = [[float(v) for v in row] for row in transforms(tile, r)[1]]
+        halves = [_sum(weight.unbind(2), row) for row in g]
+        planes = [_sum(half.unbind(2), row).T for half in halves for row in g]
+    columns = len(weight)
+    whole = columns - columns % panel
+    pieces = []
+    for plane in planes:
+        rounded = plane.to(dtype)
+        pieces += [rounded[:, :whole].unflatten(1, (-1, panel)).transpose(0, 1).flatten(), rounded[:, whole:].flatten()]
+    return torch.cat(pieces)
+
+
+def _sum(terms: tuple[Tensor, ...], factors: list[float]) -> Tensor:
+    total = terms[0] * factors[0]
+    for term, factor in zip(terms[1:], factors[1:], strict=True):
+        total += term * factor
+    return total
+
+
+def _coefficients(roots: tuple[Fraction, ...]) -> list[Fraction]:
+    """Of the product of (x - root), the constant first."""
+    product = [Fraction(1)]
+    for root in roots:
+        product = [a - root * b for a, b in zip([Fraction(0), *product], [*product, Fraction(0)], strict=True)]
+    return product
+
+
+def _value(coefficients: list[Fraction], x: Fraction) -> Fraction:
+    return sum((c * x**k for k, c in enumerate(coefficients)), Fraction(0))

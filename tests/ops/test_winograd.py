@@ -1,0 +1,479 @@
+import gc
+import itertools
+import weakref
+from fractions import Fraction
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dali_icgan._native import native, ref
+from dali_icgan.ops.winograd import (
+    TILES,
+    PackedConvolution,
+    channel_multiple,
+    instruction_sets,
+    transforms,
+    upsampled_weight,
+    winograd_reference,
+)
+
+# Side of the kernel, tile, doubled: every form there is.
+FORMS = [(r, tile, False) for r, tiles in TILES.items() for tile in tiles] + [(3, tile, True) for tile in TILES[2]]
+SETS = [(dtype, instructions) for dtype in (torch.float32, torch.float64) for instructions in instruction_sets()]
+# n, height, width, in, out: one of everything, primes, beside the vector widths, several blocks of tiles, depths of several pieces
+SHAPES = [
+    (1, 1, 1, 1, 1),
+    (2, 1, 5, 3, 2),
+    (3, 7, 2, 17, 33),
+    (1, 13, 11, 8, 16),
+    (2, 5, 6, 31, 70),
+    (1, 4, 4, 300, 5),
+    (2, 19, 20, 4, 9),
+]
+# Relative error in the 2-norm, by type and side of the input tile (1: no transform). The largest seen here are 2.1e-6 and 4.6e-15.
+ALLOWED = {torch.float32: {1: 1e-6, 4: 1e-6, 6: 4e-6}, torch.float64: {1: 1e-14, 4: 1e-14, 6: 1e-14}}
+GUARD = 64
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(outputs, inputs, r, seed=1):
+    return random(outputs, inputs, r, r, seed=seed) / (inputs * r * r) ** 0.5
+
+
+def padded(x, dtype, channels):
+    return F.pad(x, (0, channels - x.shape[-1])).to(dtype).contiguous()
+
+
+def guarded(shape, dtype):
+    """A tensor of NaN with guard bands, and a check that these are whole."""
+    count = torch.Size(shape).numel()
+    room = torch.full((count + 2 * GUARD,), float("nan"), dtype=dtype)
+    room[:GUARD] = room[GUARD + count :] = -7.0
+
+    def check():
+        assert (room[:GUARD] == -7).all()
+        assert (room[GUARD + count :] == -7).all()
+
+    return room[GUARD : GUARD + count].view(shape), check
+
+
+def run(convolution, x, *, threads=1, relu=False, **tensors):
+    """The convolution of tensors without padded channels, into poisoned memory with guards, its channels' padding cut off."""
+    dtype = convolution.dtype
+    n, height, width, _ = x.shape
+    torch.set_num_threads(threads)
+    out, check_out = guarded((n, *convolution.output_size(height, width), convolution.padded_outputs), dtype)
+    size = convolution.workspace(n, height, width, threads)
+    room = torch.full((size + 2 * GUARD,), 255, dtype=torch.uint8)
+    padding = {
+        name: convolution.padded_inputs if name in ("scale", "shift") else convolution.padded_outputs
+        for name in tensors
+    }
+    given = {name: padded(t, dtype, padding[name]) for name, t in tensors.items()}
+    returned = convolution(
+        padded(x, dtype, convolution.padded_inputs), out, room[GUARD : GUARD + size], relu=relu, **given
+    )
+    assert returned is out
+    check_out()
+    assert (room[:GUARD] == 255).all()
+    assert (room[GUARD + size :] == 255).all()
+    assert not out[..., convolution.outputs :].nan_to_num().any()  # zero times what is no number
+    return out[..., : convolution.outputs]
+
+
+def allowed(convolution):
+    side = 1 if convolution.tile == 1 else convolution.tile + convolution.r - 1
+    return ALLOWED[convolution.dtype][side]
+
+
+def relative(got, want):
+    return ((got.double() - want).norm() / want.norm()).item()
+
+
+def surroundings(n, size, inputs, outputs, dtype):
+    """scale and shift, bias, residual, and a shortcut where the map can have one; rounded to dtype, so that the reference is exact."""
+    height, width = size
+    tensors = {
+        "scale": random(n, inputs, seed=2),
+        "shift": random(n, inputs, seed=3),
+        "bias": random(outputs, seed=4),
+        "residual": random(n, height, width, outputs, seed=5),
+    }
+    if height % 2 == 0 and width % 2 == 0:
+        tensors["shortcut"] = random(n, height // 2, width // 2, outputs, seed=6)
+    return {name: t.to(dtype).double() for name, t in tensors.items()}
+
+
+@pytest.mark.parametrize(("tile", "r"), [(2, 3), (3, 2), (4, 3), (5, 2)])
+def test_transforms_convolve_exactly(tile, r):
+    at, g, bt = transforms(tile, r)
+    d = [Fraction(i * i - 7 * i + 2, 3) for i in range(tile + r - 1)]
+    k = [Fraction(5 - 2 * i, 7) for i in range(r)]
+
+    def apply(matrix, vector):
+        return [sum(a * b for a, b in zip(row, vector, strict=True)) for row in matrix]
+
+    products = [a * b for a, b in zip(apply(g, k), apply(bt, d), strict=True)]
+    assert apply(at, products) == [sum(d[i + j] * k[j] for j in range(r)) for i in range(tile)]
+
+
+def test_upsampled_weight_is_the_convolution_behind_upsampling():
+    x, weight = random(2, 3, 4, 5), random(7, 3, 3, 3)
+    want = F.conv2d(F.interpolate(x, scale_factor=2.0), weight, padding=1)
+    z = F.conv2d(x, upsampled_weight(weight), padding=1).unflatten(1, (2, 2, 7))
+    for p, q in itertools.product(range(2), range(2)):
+        got = z[:, p, q, :, p : p + 4, q : q + 5]
+        torch.testing.assert_close(got, want[:, :, p::2, q::2], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_plain_convolution(r, tile, doubled, dtype, instructions):
+    for n, height, width, inputs, outputs in SHAPES:
+        weight = weights(outputs, inputs, r)
+        x = random(n, height, width, inputs).to(dtype)
+        convolution = PackedConvolution(weight, tile, dtype, instructions, doubled=doubled)
+        want = winograd_reference(x, weight, doubled=doubled)
+        assert relative(run(convolution, x), want) < allowed(convolution), (n, height, width, inputs, outputs)
+
+
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_everything_around_it(r, tile, doubled, dtype, instructions):
+    for n, height, width, inputs, outputs in ((2, 6, 4, 19, 21), (3, 3, 5, 40, 3)):
+        weight = weights(outputs, inputs, r)
+        x = random(n, height, width, inputs).to(dtype)
+        convolution = PackedConvolution(weight, tile, dtype, instructions, doubled=doubled)
+        around = surroundings(n, convolution.output_size(height, width), inputs, outputs, dtype)
+        want = winograd_reference(x, weight, doubled=doubled, relu=True, **around)
+        got = run(convolution, x, relu=True, **around)
+        assert relative(got, want) < allowed(convolution), (n, height, width, inputs, outputs)
+        assert (got == 0).sum() > got.numel() / 4
+
+
+@pytest.mark.parametrize("names", [("bias",), ("residual",), ("shortcut",), ("scale", "shift"), ()])
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("r", "tile", "doubled"), [(3, 4, False), (3, 3, True), (1, 1, False)])
+def test_each_surrounding_alone(r, tile, doubled, names, relu):
+    weight, x = weights(9, 7, r), random(2, 4, 6, 7).float()
+    convolution = PackedConvolution(weight, tile, doubled=doubled)
+    every = surroundings(2, convolution.output_size(4, 6), 7, 9, torch.float32)
+    around = {name: every[name] for name in names}
+    want = winograd_reference(x, weight, doubled=doubled, relu=relu, **around)
+    assert relative(run(convolution, x, relu=relu, **around), want) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("r", "tile", "doubled", "most"),
+    [
+        (1, 1, False, 6e-7),
+        (3, 1, False, 1e-6),
+        (3, 2, False, 1e-6),
+        (3, 4, False, 3e-6),
+        (3, 1, True, 1e-6),
+        (3, 3, True, 1e-6),
+        (3, 5, True, 3e-6),
+    ],
+)
+@pytest.mark.parametrize("instructions", instruction_sets())
+def test_error_at_many_channels(r, tile, doubled, most, instructions):
+    weight, x = weights(24, 512, r), random(1, 8, 8, 512).relu().float()
+    convolution = PackedConvolution(weight, tile, torch.float32, instructions, doubled=doubled)
+    assert relative(run(convolution, x), winograd_reference(x, weight, doubled=doubled)) < most
+
+
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_a_sample_has_its_own_bits(r, tile, doubled, dtype, instructions):
+    """Whatever its place, the batch around it, the threads, and whether what is added lies elsewhere."""
+    n, height, width, inputs, outputs = 7, 5, 6, 20, 50
+    convolution = PackedConvolution(weights(outputs, inputs, r), tile, dtype, instructions, doubled=doubled)
+    x = random(n, height, width, inputs)
+    around = surroundings(n, convolution.output_size(height, width), inputs, outputs, dtype)
+    of_samples = [name for name in around if name != "bias"]
+    want = run(convolution, x, **around)
+    for threads in (1, 2, 3):
+        assert torch.equal(run(convolution, x, threads=threads, **around), want)
+    for i in (0, 3, 6):
+        alone = {name: t[i : i + 1] if name in of_samples else t for name, t in around.items()}
+        assert torch.equal(run(convolution, x[i : i + 1], threads=2, **alone), want[i : i + 1])
+    back = {name: t.flip(0) if name in of_samples else t for name, t in around.items()}
+    assert torch.equal(run(convolution, x.flip(0), **back), want.flip(0))
+
+
+@pytest.mark.skipif("avx512" not in instruction_sets(), reason="this processor has one of the two at most")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_avx2_and_avx512_give_the_same_bits(r, tile, doubled, dtype):
+    """Where both pad the inputs alike: chains of a sum over taps are cut by their padded number."""
+    x, weight = random(2, 7, 6, 304), weights(20, 304, r)
+    one, other = (PackedConvolution(weight, tile, dtype, name, doubled=doubled) for name in ("avx2", "avx512"))
+    around = surroundings(2, one.output_size(7, 6), 304, 20, dtype)
+    assert torch.equal(run(one, x, **around), run(other, x, **around))
+
+
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_threads_share_outputs_where_tiles_are_few(threads):
+    convolution = PackedConvolution(weights(300, 40, 3), 4)
+    x = random(1, 4, 4, 40)
+    assert torch.equal(run(convolution, x, threads=threads), run(convolution, x))
+
+
+def test_other_samples_infinities_stay_theirs():
+    convolution = PackedConvolution(weights(16, 16, 3), 4)
+    x = random(3, 8, 8, 16).float()
+    want = run(convolution, x)
+    x[1] = float("nan")
+    got = run(convolution, x)
+    assert torch.equal(got[[0, 2]], want[[0, 2]])
+    assert got[1].isnan().all()
+
+
+@pytest.mark.parametrize("instructions", instruction_sets())
+def test_relu_keeps_nan(instructions):
+    convolution = PackedConvolution(torch.ones(1, 1, 1, 1), 1, instructions=instructions)
+    x = torch.tensor([float("nan"), -1.0, 2.0]).view(1, 1, 3, 1)
+    ones = torch.ones(1, 1)
+    for got in (run(convolution, x, relu=True), run(convolution, x, scale=ones, shift=0 * ones)):
+        assert got.flatten().isnan().tolist() == [True, False, False]
+        assert got.flatten()[1:].tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("offset", [1, 2, 3])
+def test_any_address_gives_the_same_bits(offset):
+    convolution = PackedConvolution(weights(20, 20, 3), 2)
+    c_in, c_out = convolution.padded_inputs, convolution.padded_outputs
+
+    def moved(x):
+        room = torch.empty(x.numel() + offset, dtype=x.dtype)
+        return room[offset:].view(x.shape).copy_(x)
+
+    x = padded(random(2, 6, 6, 20), torch.float32, c_in)
+    around = {
+        name: padded(t, torch.float32, c_in if name in ("scale", "shift") else c_out)
+        for name, t in surroundings(2, (6, 6), 20, 20, torch.float32).items()
+    }
+    size = convolution.workspace(2, 6, 6)
+    want = convolution(x, torch.empty(2, 6, 6, c_out), torch.empty(size, dtype=torch.uint8), **around)
+    room = torch.empty(size + 8 * offset, dtype=torch.uint8)[8 * offset :]
+    got = convolution(
+        moved(x), moved(torch.empty(2, 6, 6, c_out)), room, **{name: moved(t) for name, t in around.items()}
+    )
+    assert torch.equal(got, want)
+
+
+def test_rows_of_scale_may_be_any_distance_apart():
+    weight, x = weights(16, 16, 3), random(3, 4, 4, 16).float()
+    convolution = PackedConvolution(weight, 2, instructions="generic")
+    steer = random(3, 48).float()
+    one = random(1, 16).float()
+    out = torch.empty(3, 4, 4, 16)
+    workspace = torch.empty(convolution.workspace(3, 4, 4), dtype=torch.uint8)
+    for scale, shift in ((steer[:, :16], steer[:, 16:32]), (one.expand(3, 16), one.expand(3, 16))):
+        convolution(x, out, workspace, scale=scale, shift=shift)
+        assert relative(out, winograd_reference(x, weight, scale=scale, shift=shift)) < 1e-6
+
+
+def test_residual_may_be_the_result():
+    convolution = PackedConvolution(weights(16, 16, 3), 4, instructions="generic")
+    x, out = random(1, 9, 9, 16).float(), random(1, 9, 9, 16, seed=8).float()
+    want = run(convolution, x, residual=out.clone())
+    workspace = torch.empty(convolution.workspace(1, 9, 9), dtype=torch.uint8)
+    assert torch.equal(convolution(x, out, workspace, residual=out), want)
+
+
+def test_a_bound_call_reads_what_its_tensors_hold_then():
+    weight = weights(16, 16, 3)
+    convolution = PackedConvolution(weight, 2, instructions="generic")
+    x, out = torch.zeros(1, 5, 5, 16), torch.empty(1, 5, 5, 16)
+    workspace = torch.empty(convolution.workspace(1, 5, 5), dtype=torch.uint8)
+    bound = convolution.bind(x, out, workspace)
+    bound()
+    assert not out.any()
+    x.copy_(random(1, 5, 5, 16))
+    bound()
+    assert relative(out, winograd_reference(x, weight)) < 1e-6
+
+
+def test_a_bound_call_keeps_its_tensors():
+    convolution = PackedConvolution(weights(16, 16, 3), 2)
+    x = random(1, 5, 5, 16).float()
+    alive = weakref.ref(convolution)
+    workspace = torch.empty(convolution.workspace(1, 5, 5), dtype=torch.uint8)
+    bound = convolution.bind(x, torch.empty(1, 5, 5, 16), workspace)
+    del convolution
+    gc.collect()
+    assert alive() is not None
+    del bound
+    gc.collect()
+    assert alive() is None
+
+
+def test_an_empty_batch():
+    convolution = PackedConvolution(weights(16, 16, 3), 2)
+    assert run(convolution, random(0, 5, 5, 16), scale=random(0, 16), shift=random(0, 16)).shape == (0, 5, 5, 16)
+
+
+def test_a_small_workspace_means_fewer_threads():
+    convolution = PackedConvolution(weights(64, 16, 3), 2)
+    c = convolution.padded_outputs
+    x = random(2, 16, 16, 16).float()
+    assert convolution.workspace(2, 16, 16, 3) == 3 * convolution.workspace(2, 16, 16)
+    want = run(convolution, x)
+    torch.set_num_threads(4)
+    size = convolution.workspace(2, 16, 16, 2)
+    room = torch.full((size + GUARD,), 255, dtype=torch.uint8)
+    got = convolution(x, torch.empty(2, 16, 16, c), room[:size])
+    assert torch.equal(got, want)
+    assert (room[size:] == 255).all()
+
+
+def test_packing_does_not_depend_on_threads():
+    packed = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        packed.append(PackedConvolution(weights(65, 67, 3), 4)._weight)
+    assert torch.equal(*packed)
+
+
+def test_widths():
+    assert instruction_sets()[-1] == "generic"
+    assert channel_multiple(torch.float32) == channel_multiple(torch.float32, instruction_sets()[0])
+    for instructions, width in (("avx512", 16), ("avx2", 8), ("generic", 4)):
+        if instructions in instruction_sets():
+            assert channel_multiple(torch.float32, instructions) == width
+            assert channel_multiple(torch.float64, instructions) == width // 2
+    convolution = PackedConvolution(weights(5, 9, 3), 3, torch.float32, "generic", doubled=True)
+    assert (convolution.inputs, convolution.outputs) == (9, 5)
+    assert (convolution.padded_inputs, convolution.padded_outputs) == (12, 8)
+    assert (convolution.r, convolution.tile, convolution.doubled) == (2, 3, True)
+    assert (convolution.dtype, convolution.instructions) == (torch.float32, "generic")
+    assert repr(convolution) == "PackedConvolution(9 -> 5, F(3, 2) doubled, torch.float32, generic)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (([1.0], 2), {}, TypeError, "weight must be a floating-point tensor, got list"),
+        ((torch.ones(1, 1, 3, 3, dtype=torch.int64), 2), {}, TypeError, "weight must be a .*tensor, got torch.int64"),
+        ((torch.ones(1, 1, 3), 2), {}, ValueError, r"shape \[out, in, r, r\] with r of 1, 2, 3, got \[1, 1, 3\]"),
+        ((torch.ones(1, 1, 3, 2), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 1, 3, 2\]"),
+        ((torch.ones(1, 0, 3, 3), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 0, 3, 3\]"),
+        ((torch.ones(1, 1, 5, 5), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 1, 5, 5\]"),
+        ((torch.ones(1, 1, 2, 2), 3), {"doubled": True}, ValueError, r"with r of 3, got \[1, 1, 2, 2\]"),
+        ((torch.ones(1, 1, 3, 3, device="meta"), 2), {}, ValueError, "weight must be on cpu, got meta"),
+        ((torch.ones(1, 1, 3, 3), 3), {}, ValueError, "tile must be one of 1, 2, 4 at r = 3, got 3"),
+        ((torch.ones(1, 1, 3, 3), 4), {"doubled": True}, ValueError, "tile must be one of 1, 3, 5 at r = 2, got 4"),
+        ((torch.ones(1, 1, 1, 1), 2), {}, ValueError, "tile must be one of 1 at r = 1, got 2"),
+        ((torch.ones(1, 1, 3, 3), 2, torch.float16), {}, ValueError, "dtype must be float32 or float64, got torch.fl"),
+        (
+            (torch.ones(1, 1, 3, 3), 2, torch.float32, "mmx"),
+            {},
+            ValueError,
+            r"instructions must be one of this processor's \(.*\), got mmx",
+        ),
+    ],
+)
+def test_a_wrong_weight_is_named(arguments, options, error, message):
+    with pytest.raises(error, match=message):
+        PackedConvolution(*arguments, **options)
+
+
+def test_a_wrong_type_of_channel_multiple_is_named():
+    with pytest.raises(ValueError, match=r"dtype must be float32 or float64, got torch.int8"):
+        channel_multiple(torch.int8)
+
+
+BYTES = PackedConvolution(torch.ones(8, 4, 3, 3), 2, torch.float32, "generic").workspace(2, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"x": torch.ones(4, 6, 4)}, ValueError, r"x must have 4 dimensions, got \[4, 6, 4\]"),
+        ({"x": torch.ones(2, 0, 6, 4)}, ValueError, r"x must have a height and width of at least 1, got \[2, 0, 6, 4\]"),
+        ({"x": torch.ones(2, 4, 6, 3)}, ValueError, r"x must have shape \[2, 4, 6, 4\], got \[2, 4, 6, 3\]"),
+        ({"x": torch.ones(2, 4, 6, 4).double()}, ValueError, "x must be float32, got float64"),
+        ({"x": torch.ones(2, 4, 4, 6).transpose(2, 3)}, ValueError, "x must be contiguous, got strides"),
+        ({"out": torch.ones(2, 4, 6, 4)}, ValueError, r"out must have shape \[2, 4, 6, 8\], got \[2, 4, 6, 4\]"),
+        ({"out": torch.ones(2, 4, 6, 8).double()}, ValueError, "out must be float32, got float64"),
+        ({"out": torch.ones(2, 6, 4, 8).transpose(1, 2)}, ValueError, "out must be contiguous, got strides"),
+        ({"workspace": torch.ones(9)}, ValueError, "workspace must be uint8, got float32"),
+        ({"workspace": torch.ones(9, 9, dtype=torch.uint8)}, ValueError, "workspace must have 1 dimensions, got"),
+        ({"workspace": torch.ones(2 * BYTES, dtype=torch.uint8)[::2]}, ValueError, "workspace must be contiguous, got"),
+        ({"workspace": torch.ones(2 * BYTES, dtype=torch.uint8)[1:]}, ValueError, "workspace must be aligned to 8 bytes, got an offset of 1"),
+        ({"workspace": torch.ones(BYTES - 1, dtype=torch.uint8)}, ValueError, f"workspace must have at least {BYTES} bytes, got {BYTES - 1}"),
+        ({"scale": torch.ones(2, 4)}, ValueError, "shift must be given with scale, got None"),
+        ({"shift": torch.ones(2, 4)}, ValueError, "scale must be given with shift, got None"),
+        ({"scale": torch.ones(1, 4), "shift": torch.ones(2, 4)}, ValueError, r"scale must have shape \[2, 4\], got \[1, 4\]"),
+        ({"scale": torch.ones(2, 4), "shift": torch.ones(2, 3)}, ValueError, r"shift must have shape \[2, 4\], got \[2, 3\]"),
+        ({"scale": torch.ones(2, 4).double(), "shift": torch.ones(2, 4)}, ValueError, "scale must be float32, got float64"),
+        ({"scale": torch.ones(4, 2).t(), "shift": torch.ones(2, 4)}, ValueError, r"scale must have contiguous rows, got strides \[1, 2\]"),
+        ({"bias": torch.ones(7)}, ValueError, r"bias must have shape \[8\], got \[7\]"),
+        ({"bias": torch.ones(16)[::2]}, ValueError, r"bias must be contiguous, got strides \[2\]"),
+        ({"bias": torch.ones(8).double()}, ValueError, "bias must be float32, got float64"),
+        ({"shortcut": torch.ones(2, 4, 6, 8)}, ValueError, r"shortcut must have shape \[2, 2, 3, 8\], got \[2, 4, 6, 8\]"),
+        ({"residual": torch.ones(2, 2, 3, 8)}, ValueError, r"residual must have shape \[2, 4, 6, 8\], got \[2, 2, 3, 8\]"),
+        ({"residual": torch.ones(2, 4, 6, 8).int()}, ValueError, "residual must be float32, got int32"),
+        ({"residual": torch.ones(2, 4, 6, 8).bool()}, TypeError, "residual must be one of .*, got torch.bool"),
+    ],
+)  # fmt: skip
+def test_a_wrong_tensor_is_named(changed, error, message):
+    convolution = PackedConvolution(torch.ones(8, 4, 3, 3), 2, torch.float32, "generic")
+    tensors = {
+        "x": torch.ones(2, 4, 6, 4),
+        "out": torch.empty(2, 4, 6, 8),
+        "workspace": torch.empty(BYTES, dtype=torch.uint8),
+    }
+    with pytest.raises(error, match=message):
+        convolution.bind(**{**tensors, **changed})
+
+
+def test_odd_maps_have_no_shortcut():
+    convolution = PackedConvolution(torch.ones(8, 4, 3, 3), 2, torch.float32, "generic")
+    workspace = torch.empty(convolution.workspace(1, 5, 6), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"shortcut must be None for a map of odd height or width, got \[1, 2, 3, 8\]"):
+        convolution.bind(torch.ones(1, 5, 6, 4), torch.empty(1, 5, 6, 8), workspace, shortcut=torch.ones(1, 2, 3, 8))
+
+
+@pytest.mark.parametrize("name", ["x", "residual", "shortcut", "bias", "scale", "shift", "workspace"])
+@pytest.mark.parametrize("target", ["out", "workspace"])
+def test_shared_memory_is_refused(name, target):
+    if name == target:
+        return
+    convolution = PackedConvolution(torch.ones(4, 4, 3, 3), 2, torch.float32, "generic")
+    tensors = {
+        "x": torch.ones(2, 4, 6, 4),
+        "out": torch.empty(2, 4, 6, 4),
+        "workspace": torch.empty(convolution.workspace(2, 4, 6), dtype=torch.uint8),
+        "scale": torch.ones(2, 4),
+        "shift": torch.ones(2, 4),
+        "bias": torch.ones(4),
+        "shortcut": torch.ones(2, 2, 3, 4),
+        "residual": torch.ones(2, 4, 6, 4),
+    }
+    here, there = tensors[name], tensors[target]
+    # The last element of one is the first of the other.
+    both = torch.empty(here.nbytes + there.nbytes, dtype=torch.uint8)
+    begin = there.nbytes - 8 if name == "workspace" or target == "workspace" else there.nbytes - 4
+    tensors[target] = both[: there.nbytes].view(there.dtype).view(there.shape)
+    tensors[name] = both[begin : begin + here.nbytes].view(here.dtype).view(here.shape)
+    first = "workspace" if target == "workspace" or name == "workspace" else "out"
+    second = "out" if first == "workspace" and target == "out" else name
+    with pytest.raises(ValueError, match=f"{first} must not share memory with {second}, got an overlap"):
+        convolution.bind(**tensors)
+
+
+def test_the_binding_wants_a_thread():
+    convolution = PackedConvolution(torch.ones(4, 4, 3, 3), 2, torch.float32, "generic")
+    x, out = torch.ones(1, 2, 2, 4), torch.empty(1, 2, 2, 4)
+    workspace = torch.empty(convolution.workspace(1, 2, 2), dtype=torch.uint8)
+    bound = native().WinogradBound(
+        convolution._native, ref("x", x), ref("out", out), ref("w", workspace), None, None, None, None, None, False
+    )
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        bound.run(0)
