@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import pickle
 
@@ -7,8 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from dali_icgan.engine import Generator, load_generator, placement
-from dali_icgan.engine import generator as generator_module
-from dali_icgan.engine.layers import Convolution, row_linear
+from dali_icgan.engine.layers import Convolution
 from dali_icgan.errors import DeviceError
 from dali_icgan.models.checkpoint import read_generator
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator, power_step
@@ -240,22 +238,6 @@ def test_a_row_depends_on_nothing_but_itself(name):
             assert torch.equal(generator(*(batch for batch, _, _ in moved))[there], generator(*arguments)[here])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("inputs", "outputs"), [(17, 96), (81, 403), (2047, 129), (1, 1)])
-def test_row_linear(inputs, outputs, dtype):
-    torch.manual_seed(0)
-    weight, bias = torch.randn(outputs, inputs, dtype=dtype), torch.randn(outputs, dtype=dtype)
-    for threads in (1, 2, 3):
-        torch.set_num_threads(threads)
-        for n in (0, 1, 3, 32):
-            x = torch.randn(n, inputs, dtype=dtype)
-            got = row_linear(x, weight, bias)
-            want = x.double() @ weight.double().T + bias.double()
-            assert torch.allclose(got.double(), want, rtol=0, atol=1e-3 if dtype == torch.float32 else 1e-11)
-            order = torch.randperm(n)
-            assert torch.equal(row_linear(x[order], weight, bias), got[order])
-
-
 def test_cudnn_is_told_outright(monkeypatch):
     """The CUDA path without a GPU: shapes, dtypes and arguments, on tensors without data."""
     schema = torch.ops.aten.cudnn_convolution.default._schema
@@ -271,14 +253,6 @@ def test_cudnn_is_told_outright(monkeypatch):
     convolution = Convolution(torch.empty(6, 4, 3, 3, device="meta"), torch.empty(6, device="meta"), stride=2)
     x = torch.empty(2, 4, 9, 9, device="meta", memory_format=torch.channels_last)
     assert convolution(x).shape == (2, 6, 5, 5)
-    meta = torch.device("meta")
-    monkeypatch.setattr(generator_module, "undisturbed", lambda device: contextlib.nullcontext())
-    for dtype in (torch.float16, torch.float32, torch.float64):
-        monkeypatch.setattr(generator_module, "resolve", lambda *_, dtype=dtype: (meta, dtype, dtype))
-        generator = load_generator(own("cc_res64")["state_dict"])
-        images = generator(*(a.to("meta") for a in inputs(generator, 3)))
-        assert (images.shape, images.dtype) == ((3, 3, 64, 64), dtype)
-        assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_fingerprint_is_the_models():
