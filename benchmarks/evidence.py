@@ -110,7 +110,7 @@ STUDIES = {
     ),
     "cifar10": Study(
         labelled=25,
-        steps=600,
+        steps=300,
         training=looked_at(
             1000,
             GanTraining(channels=12, discriminator_channels=12, steps=4000, k=20),
