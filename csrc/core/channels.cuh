@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
+#include <type_traits>
 
 #include "launch.cuh"
 #include "scalar.h"
@@ -11,6 +13,15 @@ namespace di {
 
 template <class T> constexpr int kPacketWidth = 16 / sizeof(T);
 
+// One 16-byte store: left to itself the compiler may take it to pieces.
+__device__ __forceinline__ void write_packet(uint4* to, uint4 bits) {
+#ifdef DI_EMULATE_CUDA
+  *to = bits;
+#else
+  __stwb(to, bits);
+#endif
+}
+
 // What a load brings, not yet converted: several of them are in flight in few registers.
 template <class T, int kWidth> struct Channels {
   static_assert(kWidth == 1 || kWidth == kPacketWidth<T>);
@@ -18,7 +29,14 @@ template <class T, int kWidth> struct Channels {
   Memory memory;
 
   __device__ __forceinline__ void read(const T* x) { memory = *reinterpret_cast<const Memory*>(x); }
-  __device__ __forceinline__ void write(T* x) const { *reinterpret_cast<Memory*>(x) = memory; }
+  __device__ __forceinline__ void write(T* x) const {
+    if constexpr (kWidth == 1) *x = memory;
+    else {
+      uint4 bits;
+      memcpy(&bits, &memory, sizeof(bits));
+      write_packet(reinterpret_cast<uint4*>(x), bits);
+    }
+  }
   __device__ __forceinline__ float operator[](int k) const {
     if constexpr (kWidth == 1) return load(memory);
     else return load(memory.value[k]);
