@@ -138,6 +138,7 @@ def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: 
                     "images_per_s": {name: summary(rate) for name, rate in rates.items()},
                     "ratio": ratios,
                     "relative_error": errors,
+                    "layers": ours.prepare(n).describe(),
                     **environment(),
                 },
                 given.out,
