@@ -55,10 +55,14 @@ bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
     failed=1
   fi
 }
-short=() few=()
-if [ $fast = 1 ]; then short=(--seconds 0.05 --rounds 3 --batch-size 4 --size 64) few=(--images 32); fi
-bench assemble assemble.py "${short[@]}"
-[ $dali = 1 ] && bench loader loader.py "${short[@]}" "${few[@]}"
+short=() small=() few=() smallest=()
+if [ $fast = 1 ]; then
+  short=(--seconds 0.05 --rounds 3) small=(--batch-size 4 --size 64) few=(--images 32) smallest=(--case embedded --batch-size 2)
+fi
+bench assemble assemble.py "${short[@]}" "${small[@]}"
+bench engine engine.py "${short[@]}" "${smallest[@]}"
+[ "$device" = cuda ] && bench engine_compiled engine.py --case "256 px, channels 96" --compile
+[ $dali = 1 ] && bench loader loader.py "${short[@]}" "${small[@]}" "${few[@]}"
 
 echo
 echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"
