@@ -1,6 +1,7 @@
 #include <memory>
 #include <optional>
 
+#include "instructions.h"
 #include "ops/winograd/winograd.h"
 #include "registry.h"
 #include "tensor_ref.h"
@@ -10,33 +11,15 @@ namespace py = pybind11;
 namespace di {
 namespace {
 
-const char* const kNames[] = {"generic", "avx2", "avx512"};
-
-WinogradInstructions instructions_of(const std::string& name) {
-  std::string have;
-  for (int i = 0; i < 3; ++i) {
-    if (!winograd_has(WinogradInstructions(i))) continue;
-    if (name == kNames[i]) return WinogradInstructions(i);
-    have += (have.empty() ? "" : ", ") + std::string(kNames[i]);
-  }
-  fail("instructions", "be one of this processor's (" + have + ")", name);
-}
-
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (int i = 2; i >= 0; --i)
-    if (winograd_has(WinogradInstructions(i))) names.push_back(kNames[i]);
+    if (processor_has(Instructions(i))) names.push_back(kInstructionNames[i]);
   return names;
 }
 
-template <class F> auto dispatch(const std::string& name, DType dtype, F f) {
-  if (dtype == DType::float32) return f(float{});
-  if (dtype == DType::float64) return f(double{});
-  fail(name, "be float32 or float64", name_of(dtype));
-}
-
 std::pair<int, int> layout(DType dtype, const std::string& instructions) {
-  return dispatch("dtype", dtype, [&](auto element) {
+  return dispatch_float_or_double("dtype", dtype, [&](auto element) {
     const WinogradLayout layout = winograd_layout<decltype(element)>(instructions_of(instructions));
     return std::pair(layout.width, layout.panel);
   });
@@ -45,7 +28,7 @@ std::pair<int, int> layout(DType dtype, const std::string& instructions) {
 // What does not change from call to call. Made by Python after its own checks of the weight: r, tile and doubled go together.
 struct Convolution {
   TensorRef weight;   // of which the address and the type are read
-  WinogradInstructions instructions;
+  Instructions instructions;
   int64_t inputs, outputs;   // with padding
   int r, tile;
   bool doubled;
@@ -56,26 +39,11 @@ struct Convolution {
     return p;
   }
   int64_t workspace(int64_t n, int64_t height, int64_t width) const {
-    return dispatch("dtype", weight.dtype, [&](auto element) {
+    return dispatch_float_or_double("dtype", weight.dtype, [&](auto element) {
       return winograd_workspace<decltype(element)>(params(n, height, width), instructions);
     });
   }
 };
-
-int64_t bytes_of(const TensorRef& t) {
-  int64_t count = t.dtype == DType::float64 ? 8 : t.dtype == DType::float32 ? 4 : 1;
-  for (int64_t size : t.shape) count *= size;
-  return count;
-}
-
-void check_apart(const std::string& name, const TensorRef& t, const std::string& other_name, const TensorRef& other) {
-  if (other.address < t.address + bytes_of(t) && t.address < other.address + bytes_of(other))
-    fail(name, "not share memory with " + other_name, "an overlap");
-}
-
-void check_on_cpu(const std::string& name, const TensorRef& t) {
-  if (t.device >= 0) fail(name, "be on cpu", device_name(t.device));
-}
 
 // A call whose tensors have been checked, to be made again and again.
 class Bound {
@@ -99,14 +67,7 @@ class Bound {
     check_apart("out", out, "x", x);
     check_apart("out", out, "the weight", convolution.weight);
 
-    check_rank("workspace", workspace, 1);
-    check_dtype("workspace", workspace, DType::uint8);
-    check_on_cpu("workspace", workspace);
-    check_contiguous("workspace", workspace);
-    check_aligned("workspace", workspace, sizeof(double));
-    const int64_t bytes = convolution.workspace(n, height, width);
-    if (workspace.size(0) < bytes) fail("workspace", "have at least " + std::to_string(bytes) + " bytes", std::to_string(workspace.size(0)));
-    threads_ = workspace.size(0) / bytes;
+    threads_ = check_workspace(workspace, convolution.workspace(n, height, width));
     check_apart("workspace", workspace, "x", x);
     check_apart("workspace", workspace, "out", out);
     check_apart("workspace", workspace, "the weight", convolution.weight);
@@ -130,7 +91,7 @@ class Bound {
     const int used = int(threads < threads_ ? threads : threads_);
     if (used < 1) fail("threads", "be at least 1", std::to_string(threads));
     py::gil_scoped_release without_gil;
-    dispatch("x", dtype_, [&](auto element) {
+    dispatch_float_or_double("x", dtype_, [&](auto element) {
       using T = decltype(element);
       const auto at = [](uintptr_t address) { return reinterpret_cast<T*>(address); };
       winograd_cpu<T>({at(x_), at(scale_), at(shift_), at(weight_), at(bias_), at(shortcut_), at(residual_), at(out_)}, params_,
@@ -165,7 +126,7 @@ class Bound {
   }
 
   WinogradParams params_{};
-  WinogradInstructions instructions_;
+  Instructions instructions_;
   DType dtype_;
   int64_t threads_ = 0;   // for which there is workspace
   uintptr_t x_ = 0, scale_ = 0, shift_ = 0, weight_ = 0, bias_ = 0, shortcut_ = 0, residual_ = 0, out_ = 0, workspace_ = 0;

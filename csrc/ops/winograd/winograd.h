@@ -25,9 +25,9 @@
 
 #include <cstdint>
 
-namespace di {
+#include "core/instructions.h"
 
-enum class WinogradInstructions { generic, avx2, avx512 };
+namespace di {
 
 struct WinogradParams {
   int64_t n, height, width;             // of x
@@ -53,16 +53,14 @@ struct WinogradLayout {
   int panel;   // vectors of a panel of packed weights
 };
 
-bool winograd_has(WinogradInstructions instructions);   // whether this processor runs them
-
-template <class T> WinogradLayout winograd_layout(WinogradInstructions instructions);
+template <class T> WinogradLayout winograd_layout(Instructions instructions);
 
 // Bytes of workspace that one thread needs.
-template <class T> int64_t winograd_workspace(const WinogradParams& params, WinogradInstructions instructions);
+template <class T> int64_t winograd_workspace(const WinogradParams& params, Instructions instructions);
 
 // workspace: `threads` times what winograd_workspace says.
 template <class T>
-void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, WinogradInstructions instructions, void* workspace,
+void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, Instructions instructions, void* workspace,
                   int threads);
 
 }  // namespace di

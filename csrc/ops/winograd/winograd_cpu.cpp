@@ -12,20 +12,20 @@ using namespace winograd;
 
 namespace {
 
-template <class T> const Kernels<T>& kernels_of(WinogradInstructions instructions);
+template <class T> const Kernels<T>& kernels_of(Instructions instructions);
 
-template <> const Kernels<float>& kernels_of<float>(WinogradInstructions instructions) {
+template <> const Kernels<float>& kernels_of<float>(Instructions instructions) {
 #if defined(__x86_64__)
-  if (instructions == WinogradInstructions::avx512) return avx512_float;
-  if (instructions == WinogradInstructions::avx2) return avx2_float;
+  if (instructions == Instructions::avx512) return avx512_float;
+  if (instructions == Instructions::avx2) return avx2_float;
 #endif
   return generic_float;
 }
 
-template <> const Kernels<double>& kernels_of<double>(WinogradInstructions instructions) {
+template <> const Kernels<double>& kernels_of<double>(Instructions instructions) {
 #if defined(__x86_64__)
-  if (instructions == WinogradInstructions::avx512) return avx512_double;
-  if (instructions == WinogradInstructions::avx2) return avx2_double;
+  if (instructions == Instructions::avx512) return avx512_double;
+  if (instructions == Instructions::avx2) return avx2_double;
 #endif
   return generic_double;
 }
@@ -64,27 +64,14 @@ template <class T> int64_t workspace_of(const Plan& plan) {
 
 }  // namespace
 
-bool winograd_has(WinogradInstructions instructions) {
-  switch (instructions) {
-#if defined(__x86_64__)
-    case WinogradInstructions::avx512:
-      return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-             __builtin_cpu_supports("avx512bw");
-    case WinogradInstructions::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
-    case WinogradInstructions::generic: return true;
-    default: return false;
-  }
-}
+template <class T> WinogradLayout winograd_layout(Instructions instructions) { return kernels_of<T>(instructions).layout; }
 
-template <class T> WinogradLayout winograd_layout(WinogradInstructions instructions) { return kernels_of<T>(instructions).layout; }
-
-template <class T> int64_t winograd_workspace(const WinogradParams& params, WinogradInstructions instructions) {
+template <class T> int64_t winograd_workspace(const WinogradParams& params, Instructions instructions) {
   return workspace_of<T>(plan_of(params, kernels_of<T>(instructions)));
 }
 
 template <class T>
-void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, WinogradInstructions instructions, void* workspace,
+void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, Instructions instructions, void* workspace,
                   int threads) {
   const Kernels<T>& kernels = kernels_of<T>(instructions);
   const Plan plan = plan_of(params, kernels);
@@ -109,11 +96,11 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
   });
 }
 
-template WinogradLayout winograd_layout<float>(WinogradInstructions);
-template WinogradLayout winograd_layout<double>(WinogradInstructions);
-template int64_t winograd_workspace<float>(const WinogradParams&, WinogradInstructions);
-template int64_t winograd_workspace<double>(const WinogradParams&, WinogradInstructions);
-template void winograd_cpu(const WinogradTensors<float>&, const WinogradParams&, WinogradInstructions, void*, int);
-template void winograd_cpu(const WinogradTensors<double>&, const WinogradParams&, WinogradInstructions, void*, int);
+template WinogradLayout winograd_layout<float>(Instructions);
+template WinogradLayout winograd_layout<double>(Instructions);
+template int64_t winograd_workspace<float>(const WinogradParams&, Instructions);
+template int64_t winograd_workspace<double>(const WinogradParams&, Instructions);
+template void winograd_cpu(const WinogradTensors<float>&, const WinogradParams&, Instructions, void*, int);
+template void winograd_cpu(const WinogradTensors<double>&, const WinogradParams&, Instructions, void*, int);
 
 }  // namespace di
