@@ -2,6 +2,7 @@
 
 from dali_icgan.ops.add_upsampled_cbn_relu import add_upsampled_cbn_relu
 from dali_icgan.ops.assemble import assemble
+from dali_icgan.ops.attention import BoundAttention, attention, attention_workspace
 from dali_icgan.ops.average_pool_normalize import average_pool_normalize
 from dali_icgan.ops.bias_add_relu import bias_add_relu
 from dali_icgan.ops.depth_to_space_cbn_relu import depth_to_space_cbn_relu
@@ -17,11 +18,14 @@ from dali_icgan.ops.unit_rows import unit_rows
 from dali_icgan.ops.winograd import BoundConvolution, PackedConvolution
 
 __all__ = [
+    "BoundAttention",
     "BoundConvolution",
     "ImageHeader",
     "PackedConvolution",
     "add_upsampled_cbn_relu",
     "assemble",
+    "attention",
+    "attention_workspace",
     "average_pool_normalize",
     "bias_add_relu",
     "depth_to_space_cbn_relu",
