@@ -199,7 +199,6 @@ class CpuPlan(Plan):
                 (rows, pixels, d),
                 (rows, pooled, d),
                 (rows, pooled, e),
-                (rows, pixels, pooled),
                 (rows, pixels, block.attention.out.padded_inputs),
             ]
             buffers += [torch.zeros(shape, dtype=self._weights.dtype) for shape in shapes]
@@ -218,20 +217,16 @@ class CpuPlan(Plan):
         return out
 
     def _attention(self, name: str, attention: _Attention, x: Tensor, buffers: list[Tensor]) -> None:
-        qkv, q, k, v, weights, o = buffers
+        qkv, q, k, v, o = buffers
         d, e = q.shape[2], v.shape[2]
-        heads = o[:, :, :e]
         self._convolution(f"{name} attention qkv", attention.qkv, x, qkv)
-
-        def attend() -> None:
-            ops.pool_qkv(qkv[..., : 2 * d + e], d, out=(q, k, v))
-            torch.bmm(q, k.transpose(1, 2), out=weights)
-            torch.softmax(weights, -1, out=weights)
-            heads.copy_(torch.bmm(weights, v))
-
-        n, pixels, pooled = weights.shape
-        count = n * pixels * pooled * (d + e)
-        self.steps.append(Step(f"{name} attention", "softmax(q k) v", attend, count, count, 8 * weights.numel()))
+        whole = qkv[..., : 2 * d + e]
+        traffic = sum(tensor.numel() for tensor in (whole, q, k, v)) * q.element_size()
+        pool = Step(f"{name} attention pool", "maxima", lambda: ops.pool_qkv(whole, d, out=(q, k, v)), traffic=traffic)
+        attend = ops.BoundAttention(q, k, v, o[:, :, :e], self._workspace, self._weights.forms.instructions)
+        count = q.shape[0] * q.shape[1] * k.shape[1] * (d + e)
+        traffic = sum(tensor.numel() for tensor in (q, k, v, o)) * o.element_size()
+        self.steps += [pool, Step(f"{name} attention", "softmax(q k) v", attend, count, count, traffic)]
         self._convolution(f"{name} attention out", attention.out, o.view(*x.shape[:3], -1), x, residual=x)
 
     def _tail(self, x: Tensor, out: Tensor) -> None:
@@ -270,4 +265,6 @@ def _workspace(weights: CpuWeights, n: int, together: int, rows: int) -> int:
         if block.attention is not None:
             needed += [block.attention.qkv.workspace(many, size, size, threads)]
             needed += [block.attention.out.workspace(many, size, size, threads)]
+            d, e = weights.config.out_channels[i] // 8, weights.config.out_channels[i] // 2
+            needed += [ops.attention_workspace(weights.dtype, size**2 // 4, d, e, threads, weights.forms.instructions)]
     return max(needed)

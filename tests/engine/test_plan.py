@@ -79,7 +79,7 @@ def test_every_instruction_set_and_form(golden, dtype, instructions, largest):
     assert error(plan(*arguments), exact) < (2e-5 if dtype == torch.float32 else 1e-11)
 
 
-@pytest.mark.parametrize("name", ["32 px", "embedded"])  # attention's products are the library's
+@pytest.mark.parametrize("name", CONTRACT)
 def test_on_a_cpu_a_row_is_the_same_in_a_call_of_any_size_and_on_any_number_of_threads(name):
     generator = CONTRACT[name]()
     arguments = inputs(generator, 5)
