@@ -254,17 +254,18 @@ def _stages(weights: CpuWeights, n: int) -> tuple[int, int]:
 
 
 def _workspace(weights: CpuWeights, n: int, together: int, rows: int) -> int:
-    """Bytes that the most demanding layer needs."""
+    """Bytes that the most demanding layer needs; fewer rows may need more, since tiles are then cut otherwise."""
     threads = torch.get_num_threads()
     needed = [layer.workspace(1, 1, n, threads) for layer in (weights.feature, weights.steer, weights.first)]
     for i, block in enumerate(weights.blocks):
-        size, many = weights.config.block_resolutions[i], n if i < together else rows
-        needed += [block.conv1.workspace(many, size // 2, size // 2, threads)]
-        needed += [block.shortcut.workspace(many, size // 2, size // 2, threads)]
-        needed += [block.conv2.workspace(many, size, size, threads)]
+        size = weights.config.block_resolutions[i]
+        for many in {n} if i < together else {rows, n % rows or rows}:
+            needed += [layer.workspace(many, size // 2, size // 2, threads) for layer in (block.conv1, block.shortcut)]
+            needed += [block.conv2.workspace(many, size, size, threads)]
+            if block.attention is not None:
+                layers = block.attention.qkv, block.attention.out
+                needed += [layer.workspace(many, size, size, threads) for layer in layers]
         if block.attention is not None:
-            needed += [block.attention.qkv.workspace(many, size, size, threads)]
-            needed += [block.attention.out.workspace(many, size, size, threads)]
             d, e = weights.config.out_channels[i] // 8, weights.config.out_channels[i] // 2
             needed += [ops.attention_workspace(weights.dtype, size**2 // 4, d, e, threads, weights.forms.instructions)]
     return max(needed)

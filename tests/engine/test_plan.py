@@ -103,6 +103,16 @@ def test_rows_that_go_in_parts_through_the_late_blocks(monkeypatch):
         assert len(parts.prepare(5).steps) > len(whole.prepare(5).steps)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_number_of_rows_finds_room_to_work(monkeypatch, threads):
+    torch.set_num_threads(threads)
+    generator = random_generator(64, 16, (32,))
+    for cache in (1, 2_000_000, 5_000_000):
+        monkeypatch.setattr("dali_icgan.engine.cpu_plan._CACHE", cache)
+        for n in range(1, 12):
+            copy.deepcopy(generator).prepare(n)
+
+
 def test_several_threads_share_a_generator():
     generator = random_generator(32, 8)
     arguments = [inputs(generator, 4, seed) for seed in range(4)]
