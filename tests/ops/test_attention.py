@@ -1,4 +1,6 @@
+import ctypes
 import gc
+import mmap
 import weakref
 
 import pytest
@@ -152,6 +154,30 @@ def test_a_row_is_its_own(dtype, instructions):
             assert torch.equal(run(q[:, rows].contiguous(), k, v, instructions), want[:, rows])
         moved = [torch.empty(t.numel() + 1, dtype=dtype)[1:].view(t.shape).copy_(t) for t in (q, k, v)]
         assert torch.equal(run(*moved, instructions), want)
+
+
+@pytest.mark.skipif("avx512" not in instruction_sets(), reason="needs AVX-512")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_avx2_and_avx512_give_the_same_bits(dtype):
+    for shape in SHAPES:
+        given = arguments(*shape, dtype)
+        assert torch.equal(run(*given, "avx2"), run(*given, "avx512"))
+
+
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+def test_nothing_is_read_beyond_the_end(dtype, instructions):
+    """Each argument ends where a page begins that may not be read: a read of it ends the process."""
+    libc, page = ctypes.CDLL(None, use_errno=True), mmap.PAGESIZE
+
+    def at_the_end(t):
+        pages = -(-t.nbytes // page)
+        room = torch.frombuffer(mmap.mmap(-1, (pages + 1) * page), dtype=dtype)
+        assert libc.mprotect(ctypes.c_void_p(room.data_ptr() + pages * page), ctypes.c_size_t(page), 0) == 0
+        return room[: pages * page // t.itemsize][-t.numel() :].view(t.shape).copy_(t)
+
+    for shape in SHAPES:
+        given = arguments(*shape, dtype)
+        assert torch.equal(run(*map(at_the_end, given), instructions), run(*given, instructions))
 
 
 def test_nothing_to_do():
