@@ -103,12 +103,13 @@ def test_rows_that_go_in_parts_through_the_late_blocks(monkeypatch):
         assert len(parts.prepare(5).steps) > len(whole.prepare(5).steps)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_every_number_of_rows_finds_room_to_work(monkeypatch, threads):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_last_rows_find_room_to_work(monkeypatch, threads):
+    """Three rows may need more workspace than four."""
     torch.set_num_threads(threads)
-    generator = random_generator(64, 16, (32,))
-    for cache in (1, 2_000_000, 5_000_000):
-        monkeypatch.setattr("dali_icgan.engine.cpu_plan._CACHE", cache)
+    generator = random_generator(32, 4)
+    for rows in range(1, 6):
+        monkeypatch.setattr("dali_icgan.engine.cpu_plan._stages", lambda weights, n, rows=rows: (1, min(rows, n)))
         for n in range(1, 12):
             copy.deepcopy(generator).prepare(n)
 
