@@ -28,13 +28,17 @@ def table(records: list[dict[str, Any]]) -> str:
     for record in records:
         rates, ratios = record["images_per_s"], record["ratio"]
         cells = [record["case"], str(record["batch_size"]), str(record["threads"]), record["allocator"]]
-        cells += [f"{rates[name]['median']:.3g} images/s" for name in ("dali_icgan", *peers)]
+        cells += [_rate(rates[name]["median"]) for name in ("dali_icgan", *peers)]
         cells += [
             f"**{ratios[name]['median']:.1f}** ({ratios[name]['min']:.1f} to {ratios[name]['max']:.1f})"
             for name in peers
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _rate(images: float) -> str:
+    return f"{images:,.0f} images/s" if images >= 100 else f"{images:.3g} images/s"
 
 
 def section(records: list[dict[str, Any]]) -> str:
@@ -60,7 +64,7 @@ On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternati
 {chr(10).join(prefix + command for command in commands)}
 ```
 
-Where the time goes, {layers["case"]}, {layers["batch_size"]} rows on {layers["threads"]} thread(s), as `generator.prepare(n).describe()` prints it:
+Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `generator.prepare(n).describe()` prints it:
 ```text
 {layers["layers"]}
 ```"""
