@@ -131,14 +131,12 @@ def test_any_layout_gives_the_same_bits_and_nothing_else_is_written(layout, dtyp
         assert all(room.untouched_around() for room in rooms)
 
 
-@pytest.mark.parametrize("first", [0, 3])
+@pytest.mark.parametrize("first", [(0, 32), (3, 32), (0, 33)])
 def test_scale_and_shift_may_be_columns_of_a_table_or_one_row(first, on_emulated_cuda):
     given = arguments((3, 4, 6, 24), torch.float16)
     table = torch.full((3, 72), float("nan"))
-    columns = {
-        "scale": table[:, first : first + 24].copy_(given["scale"]),
-        "shift": table[:, first + 32 : first + 56].copy_(given["shift"]),
-    }
+    places = dict(zip(("scale", "shift"), first, strict=True))
+    columns = {name: table[:, i : i + 24].copy_(given[name]) for name, i in places.items()}
     rows = {name: given[name][:1].expand(3, 24) for name in columns}
     whole = {name: row.contiguous() for name, row in rows.items()}
     for emulated in (False, True):
@@ -147,6 +145,13 @@ def test_scale_and_shift_may_be_columns_of_a_table_or_one_row(first, on_emulated
             assert same_bits(
                 add_upsampled_cbn_relu(**{**given, **rows})[1], add_upsampled_cbn_relu(**{**given, **whole})[1]
             )
+
+
+def test_a_bias_that_forbids_packets(on_emulated_cuda):
+    given = arguments((1, 4, 6, 24), torch.float16)
+    moved = {**given, "bias": torch.zeros(25)[1:].copy_(given["bias"])}
+    with on_emulated_cuda():
+        assert same_bits(add_upsampled_cbn_relu(**moved)[0], add_upsampled_cbn_relu(**given)[0])
 
 
 @pytest.mark.parametrize("dtype", CPU_DTYPES)

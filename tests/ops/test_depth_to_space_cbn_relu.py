@@ -97,11 +97,11 @@ def test_any_layout_gives_the_same_bits_and_nothing_else_is_written(layout, dtyp
         assert room.untouched_around()
 
 
-@pytest.mark.parametrize("first", [0, 8, 3])
+@pytest.mark.parametrize("first", [(0, 32), (8, 40), (3, 32), (0, 33)])
 def test_scale_and_shift_may_be_columns_of_a_table(first, on_emulated_cuda):
     z, scale, shift = arguments((3, 2, 3, 24), torch.float16)
     table = torch.full((3, 72), float("nan"))
-    columns = table[:, first : first + 24].copy_(scale), table[:, first + 32 : first + 56].copy_(shift)
+    columns = [table[:, i : i + 24].copy_(rows) for i, rows in zip(first, (scale, shift), strict=True)]
     want = depth_to_space_cbn_relu(z, scale, shift)
     assert same_bits(depth_to_space_cbn_relu(z, *columns), want)
     with on_emulated_cuda():
