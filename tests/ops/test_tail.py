@@ -88,7 +88,7 @@ def test_agrees_with_float64_on_cuda(shape, dtype):
     check_against_float64(arguments(shape, dtype, device="cuda"))
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 2e-7), (torch.float64, 1e-15)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-7), (torch.float64, 5e-16)])  # seen: 9e-8, 2.3e-16
 def test_tanh_is_accurate_everywhere(dtype, bound, on_emulated_cuda):
     def through(x):
         """tanh x and tanh -x: an image a pixel."""
