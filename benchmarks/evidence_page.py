@@ -249,6 +249,14 @@ def page(all_results: list[Results]) -> str:
         opening or "No study has been run yet.",
         "*Written by `python benchmarks/evidence_page.py` from the lines in `benchmarks/results/evidence/`, and from nothing else.*",
         *(study(results) for results in all_results),
+        """## What limits it
+* Retrieval does about what generation does: with features of this kind, a generation adds what the instance's neighbours know, and
+  some neighbours are of another class under the row's label. **Features alone** is above every trained arm on the digits: there the
+  knowledge is in the features already.
+* Where training and test images come from different parts (the patches), images like the training images are not what is missing.
+* CIFAR-10's generator had a few minutes and small networks: its features hardly tell classes apart (features alone).
+* Tried on the digits' validation images without a gain: classifiers trained three times as long, neighbours' features as condition,
+  more than half of the rows generated. What did help was the extractor (docs/design.md, "Digits").""",
         """## How it was measured
 * Few labels, many images: the generator learns from all training images without labels, the classifier is told few labels. That is where
   generative augmentation could help; with labels for all images it has less to add.
