@@ -254,7 +254,7 @@ def page(all_results: list[Results]) -> str:
   some neighbours are of another class under the row's label. **Features alone** is above every trained arm on the digits: there the
   knowledge is in the features already.
 * Where training and test images come from different parts (the patches), images like the training images are not what is missing.
-* CIFAR-10's generator had a few minutes and small networks: its features hardly tell classes apart (features alone).
+* CIFAR-10's networks are small and briefly trained: their features hardly tell classes apart (features alone).
 * Tried on the digits' validation images without a gain: classifiers trained three times as long, neighbours' features as condition,
   more than half of the rows generated. What did help was the extractor (docs/design.md, "Digits").""",
         """## How it was measured
