@@ -1,5 +1,6 @@
 """What every benchmark shares: where it ran, alternating windows, one JSON object a line."""
 
+import ctypes
 import datetime
 import json
 import platform
@@ -61,6 +62,14 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "build": di.build_info(),
     }
+
+
+def raise_allocator_thresholds() -> None:
+    """From now on the C library keeps the memory that it has, instead of mapping large pieces anew each time."""
+    trim, mmap = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(mmap, 1 << 30)
+    libc.mallopt(trim, (1 << 31) - 1)
 
 
 def windows(contestants: dict[str, Callable[[], int]], seconds: float, rounds: int) -> dict[str, list[float]]:

@@ -115,7 +115,7 @@ python benchmarks/embedded_model.py
 ```
 cuts the patches and runs `dali-icgan train build/embedded/images --out build/embedded/run --config docs/embedded-model.yaml`, seed
 {training.gan.seed}; [embedded-model.yaml](embedded-model.yaml) is the configuration. {"" if done else "**These files are of a training that is not over:**"}
-{steps:,} {"" if done else f"of {training.gan.steps:,} "}steps of {training.gan.batch_size} images, {record["seconds"] / 60:.0f} minutes of training on {where["threads"]} threads, other work beside it, on a
+{steps:,} {"" if done else f"of {training.gan.steps:,} "}steps of {training.gan.batch_size} images, {record["seconds"] / 60:.0f} minutes of training on {where["threads"]} thread{"s" * (where["threads"] > 1)}, other work beside it, on a
 processor that calls itself "{where["processor"]}" ({", ".join(where["instruction_sets"])}), torch {where["torch"]}; no GPU. Written on {where["date"][:10]}, at
 commit {where["commit"]}. The rounding to half precision comes last; the picture and the figures are of the rounded files.
 

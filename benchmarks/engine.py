@@ -10,13 +10,12 @@ not mapped anew each time, which helps the peers alone: a plan owns its buffers)
 """
 
 import argparse
-import ctypes
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import emit, environment, summary, windows
+from common import emit, environment, raise_allocator_thresholds, summary, windows
 from eager import EagerGenerator
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +27,6 @@ from dali_icgan.models.checkpoint import Checkpoint, read_generator
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator
 from dali_icgan.ops.winograd import instruction_sets
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 CASES = {
     "256 px, channels 64": GeneratorConfig(256, 64, z_chunk=17, attention=(64,)),
     "256 px, channels 96": GeneratorConfig(256, 96, z_chunk=17, attention=(64,)),
@@ -120,9 +118,7 @@ def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: 
 
         for allocator in ("stock", "raised thresholds") if device.type == "cpu" else ("torch",):
             if allocator == "raised thresholds":
-                libc = ctypes.CDLL("libc.so.6")
-                libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-                libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+                raise_allocator_thresholds()
             rates = windows({name: images(call) for name, call in calls.items()}, given.seconds, given.rounds)
             ratios = {
                 name: summary([a / b for a, b in zip(rates["dali_icgan"], rates[name], strict=True)]) for name in peers

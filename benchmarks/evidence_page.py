@@ -76,7 +76,7 @@ class Difference:
     def verdict(self) -> str:
         low, high = self.interval
         if len(self.values) < FEWEST:
-            return f"with fewer than {FEWEST} seeds not told from"
+            return f"not told apart (fewer than {FEWEST} seeds) from"
         return "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
 
 
@@ -214,7 +214,8 @@ def study(results: Results) -> str:
     own = results.chosen(("retrieval",))
     retrieval = results.difference(ours, own)
     places = "; ".join(
-        f"{cpu}, {gpu or 'no GPU'}, {threads} threads, torch {torch}" for cpu, gpu, threads, torch in results.places
+        f"{cpu}, {gpu or 'no GPU'}, {threads} thread{'s' * (threads > 1)}, torch {torch}"
+        for cpu, gpu, threads, torch in results.places
     )
     command = f"python benchmarks/evidence.py {results.name} --seeds {len(results.seeds)}"
     if results.name == "cifar10":

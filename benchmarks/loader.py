@@ -8,7 +8,6 @@ with its thresholds raised (a fresh batch is then not mapped anew each time; it 
 """
 
 import argparse
-import ctypes
 import os
 import tempfile
 from pathlib import Path
@@ -17,13 +16,11 @@ from typing import Any
 import numpy as np
 import skimage.data
 import torch
-from common import emit, environment, summary, windows
+from common import emit, environment, raise_allocator_thresholds, summary, windows
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 import dali_icgan as di
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def make_photographs(folder: Path, count: int) -> Path:
@@ -133,9 +130,7 @@ def run(pairs: list[tuple[str, int]], arguments: argparse.Namespace, threads: in
     base["megapixels"] = round(float(np.mean([np.prod(Image.open(p).size) for p, _ in pairs])) / 1e6, 4)
     for allocator in ("stock", "raised thresholds"):
         if allocator != "stock":
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
-            libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+            raise_allocator_thresholds()
         ours(), theirs()
         rates = windows({"DataLoader + PIL": theirs, "dali_icgan": ours}, arguments.seconds, arguments.rounds)
         ratios = [

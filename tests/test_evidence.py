@@ -203,7 +203,7 @@ def test_differences_are_of_pairs_and_incomplete_seeds_do_not_count():
     few = {arm: (validation[:4], test[:4]) for arm, (validation, test) in BASE.items()}
     results = evidence_page.Results("digits", lines(few))
     verdict = results.difference(("daicgan", 0.1), ("handcrafted", 0.0)).verdict
-    assert verdict == "with fewer than 5 seeds not told from"
+    assert verdict == "not told apart (fewer than 5 seeds) from"
 
 
 def test_a_study_in_its_first_seed_has_no_results_yet():

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from dali_icgan import ops
-from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions
+from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions, pad_to, padded
 from dali_icgan.engine.forms import Forms
-from dali_icgan.engine.plan import Plan, Step, pad_to, padded
+from dali_icgan.engine.plan import Plan, Step
 from dali_icgan.models.generator import BOTTOM
 from dali_icgan.ops.winograd import PackedConvolution
 

@@ -149,13 +149,25 @@ def all_conditions(folded: FoldedGenerator, multiple: int = 1) -> tuple[Tensor, 
         widths = [config.in_channels[i]] * 2 + [config.out_channels[i]] * 2
         own = []
         for weight, bias in zip(block.condition.split(widths), block.condition_bias.split(widths), strict=True):
-            wide = -(-len(weight) // multiple) * multiple
+            wide = padded(len(weight), multiple)
             placed = weight.new_zeros(wide, common + chunk * config.blocks)
             placed[: len(weight), :common] = weight[:, :common]
             placed[: len(weight), common + i * chunk : common + (i + 1) * chunk] = weight[:, common:]
             rows.append(placed)
-            biases.append(torch.cat([bias, bias.new_zeros(wide - len(bias))]))
+            biases.append(pad_to(bias, wide))
             own.append(slice(begin, begin + wide))
             begin += wide
         slices.append(own)
     return torch.cat(rows), torch.cat(biases), slices
+
+
+def padded(count: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-count // multiple) * multiple
+
+
+def pad_to(x: Tensor, *sizes: int) -> Tensor:
+    """``x`` with zeros behind it, up to these sizes."""
+    out = x.new_zeros(sizes)
+    out[tuple(slice(size) for size in x.shape)] = x
+    return out

@@ -139,7 +139,11 @@ class Generator:
     def prepare(self, n: int) -> "CpuPlan | CudaPlan":
         """The plan of calls with ``n`` rows; kept for the next such call.
 
-        ``generator(...)`` does this on first use of a number of rows. The last few plans are kept: each owns its buffers.
+        ``generator(...)`` does this on first use of a number of rows, a loader before it begins. The last few plans are kept: each
+        owns its buffers. ``prepare(n).describe()`` measures its layers. On CUDA it waits for the device: a graph is captured.
+
+        Raises:
+            ValueError: ``n`` is no positive integer.
         """
         if not isinstance(n, int) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be a positive integer, got {n!r}")

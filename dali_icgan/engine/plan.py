@@ -28,6 +28,11 @@ class Step:
     published: int = 0
     traffic: int = 0
 
+    def and_of(self, other: "Step") -> "Step":
+        """This step with the counts of another added."""
+        names = ("multiplications", "published", "traffic")
+        return replace(self, **{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 class Plan:
     """The steps of one call.
@@ -58,13 +63,7 @@ class Plan:
             seconds = statistics.median(found)
             if step.name in layers:
                 so_far, spent = layers[step.name]
-                step = replace(
-                    so_far,
-                    multiplications=so_far.multiplications + step.multiplications,
-                    published=so_far.published + step.published,
-                    traffic=so_far.traffic + step.traffic,
-                )
-                seconds += spent
+                step, seconds = so_far.and_of(step), seconds + spent
             layers[step.name] = step, seconds
         rows: list[tuple[str, ...]] = [("layer", "form", "GFLOP", "published", "MB", "ms", "of floor")]
         total = Step("all", "", lambda: None)
@@ -72,12 +71,7 @@ class Plan:
         for step, seconds in layers.values():
             floor = max(2 * step.multiplications / flops, step.traffic / bandwidth)
             rows.append(_row(step, seconds, floor))
-            total = replace(
-                total,
-                multiplications=total.multiplications + step.multiplications,
-                published=total.published + step.published,
-                traffic=total.traffic + step.traffic,
-            )
+            total = total.and_of(step)
             spent, least = spent + seconds, least + floor
         rows.append(_row(total, spent, least))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -129,15 +123,3 @@ def _row(step: Step, seconds: float, floor: float) -> tuple[str, ...]:
         f"{1e3 * seconds:.3f}",
         f"{100 * floor / seconds:.0f}%" if floor else "",
     )
-
-
-def padded(count: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-count // multiple) * multiple
-
-
-def pad_to(x: torch.Tensor, *sizes: int) -> torch.Tensor:
-    """``x`` with zeros behind it, up to these sizes."""
-    out = x.new_zeros(sizes)
-    out[tuple(slice(size) for size in x.shape)] = x
-    return out

@@ -253,6 +253,13 @@ def test_background_generation_fills_microbatches_and_pads_only_at_the_end(gener
     generation.close()
 
 
+def test_the_plan_is_made_before_anything_runs_beside_it(generator, bank, monkeypatch):
+    asked = []
+    monkeypatch.setattr(type(generator), "prepare", lambda self, n: asked.append(n))
+    Generation(di.DAICGAN(generator=generator, bank=bank, microbatch=5)).close()
+    assert asked == [5]
+
+
 def test_background_generation_that_is_closed_says_so(generator, bank):
     augment = di.DAICGAN(generator=generator, bank=bank, microbatch=4)
     generation = Generation(augment)

@@ -27,6 +27,13 @@ def error(images, want):
     return float((images.double() - want).norm() / want.norm())
 
 
+def allowed(folded, arguments, exact, dtype):
+    eager = EagerGenerator(folded).to(arguments[0].device, dtype)
+    with torch.no_grad():
+        theirs = eager(*(a.to(dtype) if a is not None and a.is_floating_point() else a for a in arguments))
+    return max(BOUNDS[dtype], 1.2 * error(theirs.cpu(), exact))
+
+
 @pytest.fixture(scope="module", params=["cc_res64", "ic_res32_flat_z"])
 def golden(request):
     found = own(request.param)
@@ -59,10 +66,7 @@ def test_the_plan_of_a_gpu_with_its_kernels_emulated(golden, dtype, on_emulated_
         assert torch.equal(plan(*arguments), images)  # nothing is left over
     assert (images.dtype, images.shape) == (dtype, exact.shape)
     assert images.is_contiguous(memory_format=torch.channels_last)
-    eager = EagerGenerator(folded).to(dtype)
-    with torch.no_grad():
-        theirs = eager(*(a.to(dtype) if a is not None and a.is_floating_point() else a for a in arguments))
-    assert error(images, exact) < max(BOUNDS[dtype], 1.2 * error(theirs, exact))
+    assert error(images, exact) < allowed(folded, arguments, exact, dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -92,6 +96,13 @@ def test_on_a_cpu_a_row_is_the_same_in_a_call_of_any_size_and_on_any_number_of_t
             assert torch.equal(one(*(a[rows] for a in arguments)), images[rows])
 
 
+def published(plan):
+    """GFLOP of the published form, by layer, as described."""
+    head, *lines = plan.describe(rounds=1).splitlines()[:-1]
+    end = head.index("published") + len("published")
+    return {line[: head.index("form")].strip(): line[:end].split()[-1] for line in lines if line[end - 1].isdigit()}
+
+
 def test_rows_that_go_in_parts_through_the_late_blocks(monkeypatch):
     whole = random_generator(64, 4, (32,))
     arguments = inputs(whole, 5)
@@ -101,6 +112,8 @@ def test_rows_that_go_in_parts_through_the_late_blocks(monkeypatch):
         parts = random_generator(64, 4, (32,))
         assert torch.equal(parts(*arguments), images)
         assert len(parts.prepare(5).steps) > len(whole.prepare(5).steps)
+        # Layer by layer, the parts multiply what the whole does.
+        assert published(parts.prepare(5)) == published(whole.prepare(5))
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -219,7 +232,7 @@ def test_a_gpus_graph(golden, dtype):
     plan = CudaPlan(CudaWeights(folded, device, dtype), len(exact), dtype)
     arguments = [None if a is None else a.to(device) for a in arguments]
     images = plan(*arguments)
-    assert error(images.cpu(), exact) < 1.2 * BOUNDS[dtype] + 5e-3
+    assert error(images.cpu(), exact) < allowed(folded, arguments, exact, dtype)
     others = [None if a is None else a.flip(0) for a in arguments]
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
