@@ -35,9 +35,9 @@ CASES = {
 }
 
 
-def checkpoint(case: str) -> Checkpoint[GeneratorConfig]:
-    """Random weights: speed does not depend on them. In float64 scale 1 keeps activations finite: residual blocks add, norms scale down."""
-    config = CASES[case]
+def checkpoint(case: str, config: GeneratorConfig | None) -> Checkpoint[GeneratorConfig]:
+    """Random weights: speed does not depend on them; without a config the embedded ones. In float64 scale 1 keeps activations finite:
+    residual blocks add, norms scale down."""
     if config is None:
         return read_generator("embedded")
     torch.manual_seed(0)
@@ -76,7 +76,7 @@ def main() -> None:
     device = torch.device(given.device)
     on_cpu = device.type == "cpu"
     dtype = getattr(torch, given.dtype or ("float32" if on_cpu else "float16"))
-    given.instructions = Forms.shipped(torch.float32).instructions if on_cpu else None
+    given.instructions = Forms.of(torch.float32).instructions if on_cpu else None
     held = (given.instructions == "avx2") == (os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2")
     if on_cpu and not held and "avx512" in instruction_sets():
         parser.error("the peers must be held to the same instructions: see the third command above")
@@ -87,7 +87,7 @@ def main() -> None:
 
 
 def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: argparse.Namespace) -> None:
-    found = checkpoint(case)
+    found = checkpoint(case, CASES[case])
     z, h = inputs(found.config, n, device)
     ours = Generator(found, device, dtype)
     exact = EagerGenerator(fold(found)).eval()

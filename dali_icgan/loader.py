@@ -19,6 +19,7 @@ from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
 from dali_icgan.data.read import MAX_PIXELS
 from dali_icgan.data.stages import Stages
 from dali_icgan.data.workers import PATIENCE
+from dali_icgan.engine.forms import Table, read_table
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.errors import DecodeError
 
@@ -249,7 +250,7 @@ class DataLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the epoch stands, counted in batches handed out: small, JSON-able. A state taken after the last batch means the next
-        epoch."""
+        epoch. ``forms``: which tile each convolution of the generator and the extractor takes, on a CPU."""
         state = {
             "kind": "dali_icgan.DataLoader",
             "format": STATE_FORMAT,
@@ -260,6 +261,7 @@ class DataLoader:
             "order": "own" if self._own_order else "sampler",
             "epoch": self._epoch,
             "position": 0,
+            "forms": {} if self.augment is None else self.augment.forms,
         }
         if self._resume is not None:
             return dict(self._resume)
@@ -269,7 +271,8 @@ class DataLoader:
         """Continue from :meth:`state_dict`: the next pass is exactly the rest of that epoch.
 
         Raises:
-            ValueError: the state is of another dataset, order or version.
+            ValueError: the state is of another dataset, order or version; or its pixels were made with other forms of convolutions, on the
+                same instruction set: ``load_generator(..., forms=state["forms"]["generator"])`` goes on with those (extractor alike).
         """
         if not isinstance(state, dict) or state.get("kind") != "dali_icgan.DataLoader":
             raise ValueError("state must come from DataLoader.state_dict() of this package")
@@ -286,6 +289,7 @@ class DataLoader:
         for name in ("seed", "epoch", "position"):
             if not isinstance(state.get(name), int):
                 raise ValueError(f"state must have an integer {name}, got {state.get(name)!r}")
+        self._check_forms(state.get("forms", {}))
         self._end_pass()
         self._progress = None
         self._epoch = state["epoch"]
@@ -296,6 +300,21 @@ class DataLoader:
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self._epoch)
         self._sampler_epoch = getattr(sampler, "epoch", None)
+
+    def _check_forms(self, forms: dict[str, Table]) -> None:
+        mine = {} if self.augment is None else self.augment.forms
+        for model in forms.keys() & mine.keys():
+            here, there = mine[model], read_table(forms[model])
+            if here.keys() != there.keys():
+                log.warning(
+                    f"the {model} computed with {', '.join(there)} where the state was made, here with {', '.join(here)}: "
+                    "pixels differ by rounding"
+                )
+            elif here != there:
+                raise ValueError(
+                    f"state must be of the same forms of the {model}'s convolutions, got others; to go on with its own, "
+                    f"load_{model}(..., forms=state['forms']['{model}'])"
+                )
 
     # ------------------------------------------------------------------ ours
 

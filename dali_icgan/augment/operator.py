@@ -24,6 +24,7 @@ from dali_icgan.augment.transform import EvalTransform, TrainTransform, Windows
 from dali_icgan.data import ImageDecoder, Samples
 from dali_icgan.data.read import Encoded, encoded
 from dali_icgan.engine import Extractor, Generator
+from dali_icgan.engine.placement import default_microbatch
 from dali_icgan.errors import DecodeError
 from dali_icgan.ops import assemble, randint, truncated_normal
 
@@ -204,7 +205,7 @@ class DAICGAN:
         if generator is not None and self.class_map is not None:
             check_class_map(self.class_map, generator.n_classes)
         if microbatch is None and generator is not None:
-            microbatch = 64 if generator.device.type == "cuda" else 32 if generator.resolution <= 64 else 4
+            microbatch = default_microbatch(generator.device, generator.resolution)
         self.microbatch = microbatch or 1
         self._decoder: ImageDecoder | None = None
         if bank is not None and (condition == "neighbour" or source == "neighbour"):
@@ -239,6 +240,12 @@ class DAICGAN:
         if self.generator is not None:
             return self.generator.device
         return self.extractor.device if self.extractor is not None else torch.device("cpu")
+
+    @property
+    def forms(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Which tile each convolution takes, of "generator" and "extractor" where a CPU computes them."""
+        models = {"generator": self.generator}
+        return {name: model.forms for name, model in models.items() if model is not None and model.forms is not None}
 
     @property
     def needs_own_image(self) -> bool:

@@ -307,6 +307,31 @@ def convert_command(
     run(source, out)
 
 
+@app.command("tune")
+def tune_command(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="Checkpoints of generators and extractors; embedded: both inside the package."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FORMS.json", help="The table; what it holds already stays.")
+    ],
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Rows of a call.", show_default="a loader's microbatch")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each form is measured.")] = 7,
+) -> None:
+    """Measure which form of each convolution is the fastest on this CPU, for load_generator(..., forms=FORMS.json).
+
+    Pixels change by rounding: every rank and every resumed run needs the same table, and a loader's state holds it.
+    """
+    from dali_icgan.cli.tune import run
+
+    run(models, out, batch_size, rounds)
+
+
 @app.command("doctor")
 def doctor_command(
     generator: Annotated[str | None, typer.Option(metavar="FILE|embedded", help="Say what this checkpoint is.")] = None,

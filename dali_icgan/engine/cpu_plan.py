@@ -1,7 +1,7 @@
 """The generator on a CPU: Winograd convolutions with everything around them fused in, over buffers that are made once."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,8 +9,9 @@ from torch import Tensor
 
 from dali_icgan import ops
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions, pad_to, padded
-from dali_icgan.engine.forms import Forms
-from dali_icgan.engine.plan import Plan, Step
+from dali_icgan.engine.forms import Forms, key
+from dali_icgan.engine.generator_plan import GeneratorPlan
+from dali_icgan.engine.plan import Step
 from dali_icgan.models.generator import BOTTOM
 from dali_icgan.ops.winograd import PackedConvolution
 
@@ -96,7 +97,7 @@ class CpuWeights:
         )
 
 
-class CpuPlan(Plan):
+class CpuPlan(GeneratorPlan):
     """``plan(z, h, y)`` for ``n`` rows.
 
     Args:
@@ -113,7 +114,7 @@ class CpuPlan(Plan):
     def __init__(self, weights: CpuWeights, n: int, dtype: torch.dtype) -> None:
         super().__init__(torch.device("cpu"), weights.dtype)
         self._weights, self.n = weights, n
-        config = weights.config
+        config = self.config = weights.config
         together, rows = _stages(weights, n)
         self._workspace = torch.empty(_workspace(weights, n, together, rows), dtype=torch.uint8)
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype)
@@ -145,6 +146,12 @@ class CpuPlan(Plan):
 
     def __call__(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:
         """Images ``[n, 3, r, r]`` in channels-last memory; arguments as the generator checks them."""
+        self.put(z, h, y)
+        for step in self.steps:
+            step.run()
+        return self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
+
+    def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
         config, embedding = self._weights.config, self._weights.embedding
         self._h[:, : config.feature_dim].copy_(h)
         self._z[:, : config.z_chunk].copy_(z[:, : config.z_chunk])
@@ -153,9 +160,6 @@ class CpuPlan(Plan):
         if y is not None and embedding is not None:
             torch.index_select(embedding, 0, y.to(torch.int64), out=self._class)
             self._condition[:, : config.shared_dim].copy_(self._class)
-        for step in self.steps:
-            step.run()
-        return self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------ steps
 
@@ -179,6 +183,7 @@ class CpuPlan(Plan):
                 tiles * side**2 * phases * layer.inputs * layer.outputs,
                 pixels * taps * layer.inputs * layer.outputs,
                 (x.numel() + out.numel() + layer.numel) * x.element_size(),
+                key(layer.r, layer.inputs, phases * layer.outputs, height) if layer.r > 1 else "",
             )
         )
 
@@ -214,6 +219,7 @@ class CpuPlan(Plan):
         self._convolution(f"{name} conv2", block.conv2, middle, out, **options)
         if block.attention is not None:
             self._attention(name, block.attention, out, rest)
+        self.steps[-1] = replace(self.steps[-1], stream=lambda: out)
         return out
 
     def _attention(self, name: str, attention: _Attention, x: Tensor, buffers: list[Tensor]) -> None:

@@ -11,7 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dali_icgan import ops
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions
 from dali_icgan.engine.layers import Convolution
-from dali_icgan.engine.plan import Plan, Step
+from dali_icgan.engine.generator_plan import GeneratorPlan
+from dali_icgan.engine.plan import Step
 from dali_icgan.models.generator import BOTTOM
 from dali_icgan.ops.winograd import upsampled_weight
 
@@ -79,7 +80,7 @@ class CudaWeights:
         self.last, self.last_bias = wide(folded.last), wide(folded.last_bias)
 
 
-class CudaPlan(Plan):
+class CudaPlan(GeneratorPlan):
     """``plan(z, h, y)`` for ``n`` rows; one CUDA graph.
 
     Args:
@@ -94,7 +95,8 @@ class CudaPlan(Plan):
     def __init__(self, weights: CudaWeights, n: int, dtype: torch.dtype) -> None:
         super().__init__(weights.device, weights.dtype)
         self._weights, self.n = weights, n
-        config, device = weights.config, weights.device
+        config = self.config = weights.config
+        device = weights.device
         columns = weights.steer.shape[1]
         self._h = torch.zeros(n, config.feature_dim, device=device)
         self._z = torch.zeros(n, config.dim_z, device=device)
@@ -111,10 +113,7 @@ class CudaPlan(Plan):
         """Images ``[n, 3, r, r]`` in channels-last memory; arguments as the generator checks them."""
         if self._done is not None:
             self._done.wait()  # whoever used the buffers before, on whatever stream
-        self._z.copy_(z[:, : self._z.shape[1]])
-        self._h.copy_(h)
-        if y is not None:
-            self._y.copy_(y, non_blocking=True)
+        self.put(z, h, y)
         if self._graph is None:
             self._run()
         else:
@@ -123,6 +122,12 @@ class CudaPlan(Plan):
         if self._graph is not None:
             self._done = torch.cuda.current_stream().record_event()
         return images
+
+    def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
+        self._z.copy_(z[:, : self._z.shape[1]])
+        self._h.copy_(h)
+        if y is not None:
+            self._y.copy_(y, non_blocking=True)
 
     def _run(self) -> None:
         for step in self.steps:
@@ -187,8 +192,10 @@ class CudaPlan(Plan):
         count: int = 0,
         published: int | None = None,
         traffic: int = 0,
+        stream: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.steps.append(Step(name, form, run, count, count if published is None else published, traffic))
+        published = count if published is None else published
+        self.steps.append(Step(name, form, run, count, published, traffic, stream=stream))
 
     def _block(
         self, i: int, block: _Block, found: dict[str, Tensor], columns: Callable[[int, int], tuple[Tensor, Tensor]]
@@ -232,11 +239,25 @@ class CudaPlan(Plan):
         traffic = each * (2 * high * outputs + 9 * outputs**2)
         self._step(f"{name} conv2", "3x3", convolve("a", "c", block.conv2), count, traffic=traffic)
         count, traffic = inputs * outputs, each * (low * (inputs + outputs) + inputs * outputs)
-        self._step(f"{name} shortcut", "1x1", convolve("x", "s", block.shortcut), low * count, high * count, traffic)
+
+        # The last sum is never stored: its kernel adds in float32.
+        def unstored() -> Tensor:
+            return found["c"].float() + found["s"].float().repeat_interleave(2, 1).repeat_interleave(2, 2) + block.bias
+
+        self._step(
+            f"{name} shortcut",
+            "1x1",
+            convolve("x", "s", block.shortcut),
+            low * count,
+            high * count,
+            traffic,
+            unstored if is_last and block.attention is None else None,
+        )
         traffic = each * outputs * (3 * high + low)
         ends = "tail" if is_last and block.attention is None else f"{name} shortcut, norm"
         count = 27 * high * outputs if ends == "tail" else 0
-        self._step(ends, "kernel", end, count, traffic=traffic)
+        stream = None if is_last or block.attention is not None else lambda: found["x"]
+        self._step(ends, "kernel", end, count, traffic=traffic, stream=stream)
         if block.attention is not None:
             self._attention(i, block.attention, found, columns)
 
@@ -262,15 +283,22 @@ class CudaPlan(Plan):
         def add() -> None:
             o = attention.out(found.pop("o").permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
             if i + 1 == config.blocks:
-                x, _ = ops.add_upsampled_cbn_relu(o, found.pop("x"))
+                x, _ = ops.add_upsampled_cbn_relu(o, found["x"])
                 assert x is not None
+                found["x"] = x
                 self._tail(x)
             else:
                 found["x"], found["a"] = ops.add_upsampled_cbn_relu(o, found["x"], None, *columns(i + 1, 0))  # type: ignore[assignment]
 
         self._step(f"{name} qkv", "1x1", project, pixels * c * (2 * d + e))
         self._step(name, "softmax(q k) v", attend, pixels * pixels // (4 * self.n) * (d + e))
-        self._step(f"{name} out", "1x1", add, pixels * c * e + (27 * pixels * c if i + 1 == config.blocks else 0))
+        self._step(
+            f"{name} out",
+            "1x1",
+            add,
+            pixels * c * e + (27 * pixels * c if i + 1 == config.blocks else 0),
+            stream=lambda: found["x"],
+        )
 
     def _tail(self, conv: Tensor, shortcut: Tensor | None = None, bias: Tensor | None = None) -> None:
         weights = self._weights

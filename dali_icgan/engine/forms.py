@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,47 +11,72 @@ import torch
 from dali_icgan.ops.winograd import TILES, instruction_sets
 
 SHIPPED = Path(__file__).with_name("forms.json")
+INSTRUCTIONS = "DALI_ICGAN_INSTRUCTIONS"
+
+# Tiles of convolutions (their keys are key()'s), by the instruction set and dtype that they are for, as in "avx2 float32".
+Table = Mapping[str, Mapping[str, int]]
 
 
-@dataclass(frozen=True)
 class Forms:
     """Tiles of convolutions.
 
     Args:
         instructions: one of ``ops.winograd.instruction_sets()``.
         dtype: float32 or float64.
-        tiles: of a layer's ``key``; a layer that is not there gets ``rule``'s.
+        tiles: by ``key``; a convolution that is not there gets ``rule``'s.
+
+    Attributes:
+        instructions, dtype: as given.
+        used: the tile of each convolution that was asked for, by ``key``.
     """
 
-    instructions: str
-    dtype: torch.dtype
-    tiles: dict[str, int] = field(default_factory=dict)
+    def __init__(self, instructions: str, dtype: torch.dtype, tiles: Mapping[str, int] | None = None) -> None:
+        self.instructions, self.dtype = instructions, dtype
+        self._tiles = dict(tiles or {})
+        self.used: dict[str, int] = {}
 
     @classmethod
-    def shipped(cls, dtype: torch.dtype, instructions: str | None = None) -> "Forms":
-        """Those that come with the package.
+    def of(cls, dtype: torch.dtype, table: "Table | str | Path | None" = None) -> "Forms":
+        """Those for this processor: of ``table``, and where it says nothing those that come with the package.
 
         Args:
             dtype: float32 or float64.
-            instructions: None: what ``DALI_ICGAN_INSTRUCTIONS`` says, so that unlike processors agree to the bit, else the widest here.
+            table: what ``dali-icgan tune`` wrote, or a loader's state holds; None for the package's alone.
+
+        The instruction set is what ``DALI_ICGAN_INSTRUCTIONS`` says, so that unlike processors agree to the bit, else the widest here.
 
         Raises:
-            ValueError: this processor does not have them.
+            ValueError: this processor does not have the instruction set, or the table is none.
+            FileNotFoundError: there is no such file.
         """
         have = instruction_sets()
-        instructions = instructions or os.environ.get("DALI_ICGAN_INSTRUCTIONS") or have[0]
+        instructions = os.environ.get(INSTRUCTIONS) or have[0]
         if instructions not in have:
-            raise ValueError(f"DALI_ICGAN_INSTRUCTIONS must be one of {', '.join(have)} here, got {instructions!r}")
-        table = json.loads(SHIPPED.read_text())
-        return cls(instructions, dtype, table.get(f"{instructions} {_name(dtype)}", {}))
+            raise ValueError(f"{INSTRUCTIONS} must be one of {', '.join(have)} here, got {instructions!r}")
+        name = table_name(instructions, dtype)
+        tiles: dict[str, int] = {}
+        for source in (SHIPPED, table):
+            tiles.update(read_table(source).get(name, {}) if source is not None else {})
+        return cls(instructions, dtype, tiles)
 
     def tile(self, r: int, inputs: int, outputs: int, size: int) -> int:
         """The tile of a convolution of r x r taps, from ``inputs`` to ``outputs`` channels, over ``size`` x ``size`` pixels."""
-        return self.tiles.get(key(r, inputs, outputs, size)) or rule(r, size)
+        name = key(r, inputs, outputs, size)
+        self.used[name] = self._tiles.get(name) or rule(r, size)
+        return self.used[name]
+
+    def table(self) -> dict[str, dict[str, int]]:
+        """What was used, as a table."""
+        return {table_name(self.instructions, self.dtype): dict(self.used)}
+
+
+def table_name(instructions: str, dtype: torch.dtype) -> str:
+    """How a table names what its tiles are for."""
+    return f"{instructions} {str(dtype).removeprefix('torch.')}"
 
 
 def key(r: int, inputs: int, outputs: int, size: int) -> str:
-    """How the table names a convolution."""
+    """How a table names a convolution."""
     return f"{r}x{r} {inputs}->{outputs} @{size}"
 
 
@@ -60,5 +86,32 @@ def rule(r: int, size: int) -> int:
     return largest if size >= 2 * largest else TILES[r][-2] if r > 1 else 1
 
 
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def read_table(source: Table | str | Path) -> Table:
+    """A table, checked.
+
+    Raises:
+        ValueError: it is none; the message names the entry.
+        FileNotFoundError: there is no such file.
+    """
+    name, table = "forms", source
+    if isinstance(source, (str, Path)):
+        name = str(source)
+        try:
+            table = json.loads(Path(source).read_text())
+        except ValueError as error:
+            raise ValueError(f"forms must be a table in JSON, got {name}: {error}") from error
+    if not isinstance(table, Mapping):
+        raise ValueError(f"{name} must be an object of objects, as 'dali-icgan tune' writes it, got {table!r:.60}")
+    for what, tiles in table.items():
+        if not isinstance(tiles, Mapping):
+            raise ValueError(f"{name} must hold the tiles of {what!r} in an object, got {tiles!r:.60}")
+        for convolution, tile in tiles.items():
+            found = re.fullmatch(r"([23])x\1 \d+->\d+ @\d+", str(convolution))
+            if found is None:
+                raise ValueError(f"{name} must name convolutions as '3x3 64->64 @32', got {convolution!r}")
+            allowed = TILES[int(found[1])]
+            if isinstance(tile, bool) or tile not in allowed:
+                raise ValueError(
+                    f"{name} must give {convolution!r} one of the tiles {', '.join(map(str, allowed))}, got {tile!r}"
+                )
+    return table

@@ -1,6 +1,7 @@
 """The generator for inference: what can be called, and the plans behind it."""
 
 import threading
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from dali_icgan.engine.cpu_plan import CpuPlan, CpuWeights
 from dali_icgan.engine.cuda_plan import CudaPlan, CudaWeights
 from dali_icgan.engine.folding import fold
-from dali_icgan.engine.forms import Forms
+from dali_icgan.engine.forms import Forms, Table
 from dali_icgan.engine.placement import resolve, say_once, undisturbed
 from dali_icgan.models.checkpoint import Checkpoint, Source, read_generator
 from dali_icgan.models.generator import GeneratorConfig
@@ -32,6 +33,7 @@ class Generator:
         fingerprint: SHA-256 of the model in hexadecimal, the same for every file, device and dtype of it.
         source: the file it came from.
         trained: False if its weights are random on purpose.
+        forms: the tiles of its convolutions, a table as ``dali-icgan tune`` writes it; None on CUDA, where cuDNN chooses.
 
     For one batch size, a row's bits depend on that row alone: not on the others, nor on its place in the batch.
     """
@@ -41,6 +43,8 @@ class Generator:
         checkpoint: Checkpoint[GeneratorConfig],
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        forms: Table | str | Path | None = None,
     ) -> None:
         config = checkpoint.config
         self.device, self.dtype, self._compute = resolve(device, dtype)
@@ -59,8 +63,10 @@ class Generator:
         with undisturbed(self.device):
             folded = fold(checkpoint)
             self._weights: CpuWeights | CudaWeights
+            self.forms: dict[str, dict[str, int]] | None = None
             if self.device.type == "cpu":
-                self._weights = CpuWeights(folded, self._compute, Forms.shipped(self._compute))
+                self._weights = CpuWeights(folded, self._compute, Forms.of(self._compute, forms))
+                self.forms = self._weights.forms.table()
             else:
                 self._weights = CudaWeights(folded, self.device, self._compute)
         self._plans: dict[int, CpuPlan | CudaPlan] = {}
@@ -157,6 +163,9 @@ class Generator:
                 plan = CpuPlan(self._weights, n, self.dtype)
             else:
                 plan = CudaPlan(self._weights, n, self.dtype)
+                plan.calibrate()
+                overflow = plan.overflow()
+                say_once(overflow and f"{self.source}: {overflow}")
         self._plans[n] = plan
         while len(self._plans) > _KEPT:
             del self._plans[next(iter(self._plans))]
@@ -164,7 +173,11 @@ class Generator:
 
 
 def load_generator(
-    source: Source, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    source: Source,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    forms: Table | str | Path | None = None,
 ) -> Generator:
     """A generator for inference.
 
@@ -173,12 +186,15 @@ def load_generator(
             one that comes with the package. Every width is read off the tensors; nothing in the file is run.
         device: None is the current CUDA device, else the CPU.
         dtype: float16, bfloat16, float32 or, on the CPU, float64; None is float16 on CUDA and float32 on the CPU.
+        forms: on the CPU, the file that ``dali-icgan tune`` wrote, or a table out of a loader's state (``state["forms"]["generator"]``):
+            which tile each convolution takes. None: the package's table.
 
     Raises:
-        ValueError: the file is of another kind, ambiguous, or keys are missing, unknown or misshaped; the message names all.
+        ValueError: the file is of another kind, ambiguous, or keys are missing, unknown or misshaped; the message names all. ``forms`` is
+            no such table.
         FileNotFoundError: there is no such file.
         DeviceError: there is no such device.
     """
     checkpoint = read_generator(source)
     say_once(checkpoint.notice and f"{checkpoint.source} {checkpoint.notice}")
-    return Generator(checkpoint, device, dtype)
+    return Generator(checkpoint, device, dtype, forms=forms)

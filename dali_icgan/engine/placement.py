@@ -54,6 +54,11 @@ def resolve(
     return device, dtype, torch.float32 if half_on_cpu else dtype
 
 
+def default_microbatch(device: torch.device, resolution: int) -> int:
+    """Rows of a generator call in a loader: enough to fill the device, few enough not to make anybody wait."""
+    return 64 if device.type == "cuda" else 32 if resolution <= 64 else 4
+
+
 @contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """No gradients, no autocast, no inference mode, and the right device, whatever the caller has set."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Step:
         multiplications: multiply-adds done, whatever the form.
         published: multiply-adds of the published form: upsampling first, 3x3 convolutions as such.
         traffic: bytes that it must read and write at the least.
+        key: of the table of forms, if its form comes from there.
+        stream: the residual stream as it then is, where a block ends.
     """
 
     name: str
@@ -27,6 +30,8 @@ class Step:
     multiplications: int = 0
     published: int = 0
     traffic: int = 0
+    key: str = ""
+    stream: Callable[[], Tensor] | None = None
 
     def and_of(self, other: "Step") -> "Step":
         """This step with the counts of another added."""
@@ -40,24 +45,27 @@ class Plan:
     Attributes:
         steps: in order.
         device, compute: where, and in which dtype they multiply.
+        largest: the largest magnitude of the residual stream behind each layer where a block ends, by the layer's name, on calibration
+            noise; empty until that was run.
     """
 
     def __init__(self, device: torch.device, compute: torch.dtype) -> None:
         self.steps: list[Step] = []
         self.device, self.compute = device, compute
+        self.largest: dict[str, float] = {}
 
     def describe(self, rounds: int = 5) -> str:
         """A table of the layers, measured now: form, GFLOP done and of the published form, megabytes moved at the least, milliseconds
-        (medians of ``rounds``), and which share of the floor's speed that is.
+        (medians of ``rounds``), which share of the floor's speed that is, and where a block ends the largest magnitude of the residual
+        stream on calibration noise.
 
         The floor of a layer is what its multiplications take at the rate of a large matrix product, or its bytes at the rate of a
         large copy, whichever is longer, both measured beside it. Not for use while the plan runs elsewhere.
         """
-        times: list[list[float]] = [[] for _ in self.steps]
+        if not self.largest:
+            self.calibrate()
         flops, bandwidth = self._matrix_product(), self._copy()
-        for _ in range(rounds):
-            for step, found in zip(self.steps, times, strict=True):
-                found.append(self._seconds(step.run))
+        times = list(zip(*(self.seconds() for _ in range(rounds)), strict=True))
         layers: dict[str, tuple[Step, float]] = {}
         for step, found in zip(self.steps, times, strict=True):
             seconds = statistics.median(found)
@@ -65,15 +73,16 @@ class Plan:
                 so_far, spent = layers[step.name]
                 step, seconds = so_far.and_of(step), seconds + spent
             layers[step.name] = step, seconds
-        rows: list[tuple[str, ...]] = [("layer", "form", "GFLOP", "published", "MB", "ms", "of floor")]
+        rows: list[tuple[str, ...]] = [("layer", "form", "GFLOP", "published", "MB", "ms", "of floor", "largest")]
         total = Step("all", "", lambda: None)
         spent = least = 0.0
         for step, seconds in layers.values():
             floor = max(2 * step.multiplications / flops, step.traffic / bandwidth)
-            rows.append(_row(step, seconds, floor))
+            largest = self.largest.get(step.name)
+            rows.append((*_row(step, seconds, floor), "" if largest is None else f"{largest:.3g}"))
             total = total.and_of(step)
             spent, least = spent + seconds, least + floor
-        rows.append(_row(total, spent, least))
+        rows.append((*_row(total, spent, least), ""))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(
@@ -85,6 +94,22 @@ class Plan:
             f"floor: {1e-9 * flops:.0f} GFLOP/s (matrix product, {self.compute}), {1e-9 * bandwidth:.1f} GB/s (copy)"
         )
         return "\n".join([*(line.rstrip() for line in lines), peaks])
+
+    def calibrate(self) -> None:
+        """Fill :attr:`largest`, where there is a residual stream to be measured."""
+
+    def measure_stream(self) -> None:
+        """Fill :attr:`largest`, running the steps over what their inputs hold. It waits for the device."""
+        for step in self.steps:
+            step.run()
+            if step.stream is not None:
+                found = float(step.stream().float().abs().max())
+                # NaN is the worst: max() would drop it.
+                self.largest[step.name] = found if found != found else max(found, self.largest.get(step.name, 0.0))
+
+    def seconds(self) -> list[float]:
+        """What each step takes, in one run. Not for use while the plan runs elsewhere."""
+        return [self._seconds(step.run) for step in self.steps]
 
     def _seconds(self, run: Callable[[], object]) -> float:
         self._synchronize()

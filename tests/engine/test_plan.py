@@ -11,7 +11,7 @@ from dali_icgan import ops
 from dali_icgan.engine.cpu_plan import CpuPlan, CpuWeights
 from dali_icgan.engine.cuda_plan import CudaPlan, CudaWeights
 from dali_icgan.engine.folding import fold
-from dali_icgan.engine.forms import Forms, key, rule
+from dali_icgan.engine.forms import Forms
 from dali_icgan.models.checkpoint import read_generator
 from tests.engine.test_generator import CONTRACT, inputs, random_generator
 from tests.golden import OWN, load, own
@@ -175,7 +175,7 @@ def test_describe_counts_what_the_published_form_multiplies(name, kind):
     folded = fold(read_generator(found["state_dict"]))
     n, f32 = len(found["z"]), torch.float32
     if kind == "cpu":
-        plan = CpuPlan(CpuWeights(folded, f32, Forms.shipped(f32)), n, f32)
+        plan = CpuPlan(CpuWeights(folded, f32, Forms.of(f32)), n, f32)
     else:
         plan = CudaPlan(CudaWeights(folded, torch.device("cpu"), f32), n, f32)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -189,30 +189,6 @@ def test_describe_counts_what_the_published_form_multiplies(name, kind):
     layers = [line.split("  ")[0] for line in table[1:-2]]
     assert len(set(layers)) == len(layers)
     assert table[-2].startswith("all") and table[-1].startswith("floor: ")  # noqa: PT018
-
-
-def test_forms_come_from_the_table_then_from_the_rule():
-    forms = Forms("avx2", torch.float32, {key(3, 16, 32, 64): 2})
-    assert forms.tile(3, 16, 32, 64) == 2
-    assert forms.tile(3, 16, 32, 128) == rule(3, 128) == 4
-    assert rule(2, 4) == 3
-    assert rule(1, 4) == 1
-    for dtype in (torch.float32, torch.float64):
-        for name in ops.winograd.instruction_sets():
-            shipped = Forms.shipped(dtype, name)
-            for entry, tile in shipped.tiles.items():
-                assert tile in ops.winograd.TILES[int(entry[0])], entry
-
-
-def test_instructions_can_be_held_to_fewer(monkeypatch):
-    have = ops.winograd.instruction_sets()
-    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", have[-1])
-    assert Forms.shipped(torch.float32).instructions == have[-1]
-    narrow = random_generator(32, 8)
-    assert narrow._weights.first.instructions == have[-1]
-    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "mmx")
-    with pytest.raises(ValueError, match=f"DALI_ICGAN_INSTRUCTIONS must be one of {', '.join(have)} here, got 'mmx'"):
-        Forms.shipped(torch.float32)
 
 
 def test_float64_is_for_cpus(monkeypatch):
