@@ -25,7 +25,7 @@ from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.generator import Generator
 from dali_icgan.models.checkpoint import Checkpoint, read_generator
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator
-from dali_icgan.ops.winograd import instruction_sets
+from dali_icgan.ops.instructions import instruction_sets
 
 CASES = {
     "256 px, channels 64": GeneratorConfig(256, 64, z_chunk=17, attention=(64,)),

@@ -25,7 +25,8 @@ from torch.nn import functional as F
 
 from benchmarks.common import emit, environment, summary, windows
 from dali_icgan.models.generator import BOTTOM, GeneratorConfig
-from dali_icgan.ops.winograd import TILES, PackedConvolution, instruction_sets, winograd_reference
+from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.winograd import TILES, PackedConvolution, winograd_reference
 
 # Largest relative error in float32 that is right; torch's own is 9e-7.
 ALLOWED = 4e-6

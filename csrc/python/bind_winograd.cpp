@@ -11,13 +11,6 @@ namespace py = pybind11;
 namespace di {
 namespace {
 
-std::vector<std::string> instruction_sets() {
-  std::vector<std::string> names;
-  for (int i = 2; i >= 0; --i)
-    if (processor_has(Instructions(i))) names.push_back(kInstructionNames[i]);
-  return names;
-}
-
 std::pair<int, int> layout(DType dtype, const std::string& instructions) {
   return dispatch_float_or_double("dtype", dtype, [&](auto element) {
     const WinogradLayout layout = winograd_layout<decltype(element)>(instructions_of(instructions));
@@ -133,7 +126,6 @@ class Bound {
 };
 
 const Register registered{[](py::module_& module) {
-  module.def("winograd_instruction_sets", &instruction_sets);
   module.def("winograd_layout", &layout);
   py::class_<Convolution>(module, "WinogradConvolution", py::module_local())
       .def(py::init([](const TensorRef& weight, const std::string& instructions, int64_t inputs, int64_t outputs, int r, int tile,

@@ -6,11 +6,11 @@
 
 namespace di {
 
-inline const char* const kInstructionNames[] = {"generic", "avx2", "avx512"};
+inline const char* const kInstructionNames[kInstructionSets] = {"generic", "avx2", "avx512"};
 
 inline Instructions instructions_of(const std::string& name) {
   std::string have;
-  for (int i = 0; i < 3; ++i) {
+  for (int i = 0; i < kInstructionSets; ++i) {
     if (!processor_has(Instructions(i))) continue;
     if (name == kInstructionNames[i]) return Instructions(i);
     have += (have.empty() ? "" : ", ") + std::string(kInstructionNames[i]);

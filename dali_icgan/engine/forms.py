@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from dali_icgan.ops.winograd import TILES, instruction_sets
+from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.winograd import TILES
 
 SHIPPED = Path(__file__).with_name("forms.json")
 INSTRUCTIONS = "DALI_ICGAN_INSTRUCTIONS"
@@ -21,7 +22,7 @@ class Forms:
     """Tiles of convolutions.
 
     Args:
-        instructions: one of ``ops.winograd.instruction_sets()``.
+        instructions: one of ``ops.instruction_sets()``.
         dtype: float32 or float64.
         tiles: by ``key``; a convolution that is not there gets ``rule``'s.
 

@@ -7,6 +7,7 @@ from dali_icgan.ops.average_pool_normalize import average_pool_normalize
 from dali_icgan.ops.bias_add_relu import bias_add_relu
 from dali_icgan.ops.depth_to_space_cbn_relu import depth_to_space_cbn_relu
 from dali_icgan.ops.image_header import ImageHeader, image_header
+from dali_icgan.ops.instructions import instruction_sets
 from dali_icgan.ops.permutation import permutation
 from dali_icgan.ops.pool_qkv import pool_qkv
 from dali_icgan.ops.prepare_features import prepare_features
@@ -30,6 +31,7 @@ __all__ = [
     "bias_add_relu",
     "depth_to_space_cbn_relu",
     "image_header",
+    "instruction_sets",
     "permutation",
     "pool_qkv",
     "prepare_features",

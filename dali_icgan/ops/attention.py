@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dali_icgan._native import native, ref, threads
-from dali_icgan.ops.winograd import instruction_sets
+from dali_icgan.ops.instructions import instruction_sets
 
 
 def attention_workspace(
@@ -18,7 +18,7 @@ def attention_workspace(
         dtype: float32 or float64.
         keys, d, e: at least 1.
         threads: for how many.
-        instructions: of ``ops.winograd.instruction_sets()``; None is the first of them.
+        instructions: of ``ops.instruction_sets()``; None is the first of them.
 
     Raises:
         ValueError: an argument is not as above; the message names it.
@@ -65,7 +65,7 @@ def attention(
             tensor are. The other columns are not touched.
         workspace: uint8, :func:`attention_workspace` bytes or more, aligned to 8; with less than for as many threads as torch has,
             fewer run.
-        instructions: of ``ops.winograd.instruction_sets()``; None is the first of them.
+        instructions: of ``ops.instruction_sets()``; None is the first of them.
 
         All on the CPU, of one dtype but for the workspace, q, k and v contiguous. out and workspace share no memory with each other
         or the rest.

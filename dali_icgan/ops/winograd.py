@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dali_icgan._native import native, ref, threads
+from dali_icgan.ops.instructions import instruction_sets
 
 # Sides of an output tile, by the side r of the kernel. 1: no transform.
 TILES = {1: (1,), 2: (1, 3, 5), 3: (1, 2, 4)}
@@ -16,11 +17,6 @@ _POINTS = {
     4: (Fraction(0), Fraction(1), Fraction(-1)),
     6: (Fraction(0), Fraction(5, 8), Fraction(-5, 8), Fraction(3, 2), Fraction(-3, 2)),
 }
-
-
-def instruction_sets() -> tuple[str, ...]:
-    """What this processor has of "avx512", "avx2" and "generic", the widest first."""
-    return tuple(native().winograd_instruction_sets())
 
 
 def channel_multiple(dtype: torch.dtype, instructions: str | None = None) -> int:
@@ -75,7 +71,7 @@ class PackedConvolution:
         weight: ``[out, in, r, r]`` on the CPU, r of 1, 2 or 3 (doubled: 3); floating point, float64 to lose nothing.
         tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more.
         dtype: float32 or float64, of everything that the convolution reads and writes.
-        instructions: of :func:`instruction_sets`; None is the first of them.
+        instructions: of ``ops.instruction_sets()``; None is the first of them.
         doubled: see above; computed as :func:`upsampled_weight`.
 
     Attributes:

@@ -17,7 +17,7 @@ from tests.untrained import FOLDER
 
 
 def here(dtype=torch.float32):
-    return table_name(ops.winograd.instruction_sets()[0], dtype)
+    return table_name(ops.instruction_sets()[0], dtype)
 
 
 def test_a_table_comes_before_the_rule():
@@ -72,7 +72,7 @@ def test_a_table_that_is_not_there(tmp_path):
 
 
 def test_instructions_can_be_held_to_fewer(monkeypatch):
-    have = ops.winograd.instruction_sets()
+    have = ops.instruction_sets()
     monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", have[-1])
     assert Forms.of(torch.float32).instructions == have[-1]
     narrow = random_generator(32, 8)

@@ -70,7 +70,7 @@ def test_the_plan_of_a_gpu_with_its_kernels_emulated(golden, dtype, on_emulated_
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("instructions", ops.winograd.instruction_sets())
+@pytest.mark.parametrize("instructions", ops.instruction_sets())
 @pytest.mark.parametrize("largest", [True, False])
 def test_every_instruction_set_and_form(golden, dtype, instructions, largest):
     folded, arguments, exact = golden

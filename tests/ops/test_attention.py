@@ -8,7 +8,7 @@ import torch
 
 from dali_icgan._native import native, ref
 from dali_icgan.ops.attention import BoundAttention, attention, attention_reference, attention_workspace
-from dali_icgan.ops.winograd import instruction_sets
+from dali_icgan.ops.instructions import instruction_sets
 
 SETS = [(dtype, instructions) for dtype in (torch.float32, torch.float64) for instructions in instruction_sets()]
 # n, queries, keys, d, e: one of everything, primes, beside the vector widths, beside the blocks of queries and the pieces of keys

@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 
 from dali_icgan._native import native, ref
+from dali_icgan.ops.instructions import instruction_sets
 from dali_icgan.ops.winograd import (
     TILES,
     PackedConvolution,
     channel_multiple,
-    instruction_sets,
     transforms,
     upsampled_weight,
     winograd_reference,

@@ -11,23 +11,9 @@ using namespace attention;
 
 namespace {
 
-template <class T> const Kernels<T>& kernels_of(Instructions instructions);
-
-template <> const Kernels<float>& kernels_of<float>(Instructions instructions) {
-#if defined(__x86_64__)
-  if (instructions == Instructions::avx512) return avx512_float;
-  if (instructions == Instructions::avx2) return avx2_float;
-#endif
-  return generic_float;
-}
-
-template <> const Kernels<double>& kernels_of<double>(Instructions instructions) {
-#if defined(__x86_64__)
-  if (instructions == Instructions::avx512) return avx512_double;
-  if (instructions == Instructions::avx2) return avx2_double;
-#endif
-  return generic_double;
-}
+template <class T> constexpr KernelSets<Kernels<T>> kSets{};
+template <> constexpr KernelSets<Kernels<float>> kSets<float>{{&generic_float, DI_X86(&avx2_float), DI_X86(&avx512_float)}};
+template <> constexpr KernelSets<Kernels<double>> kSets<double>{{&generic_double, DI_X86(&avx2_double), DI_X86(&avx512_double)}};
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -48,13 +34,13 @@ template <class T> struct Parts {
 }  // namespace
 
 template <class T> int64_t attention_workspace(const AttentionParams& params, Instructions instructions) {
-  return Parts<T>(params, kernels_of<T>(instructions)).bytes();
+  return Parts<T>(params, kSets<T>[instructions]).bytes();
 }
 
 template <class T>
 void attention_cpu(const AttentionTensors<T>& tensors, const AttentionParams& params, Instructions instructions, void* workspace,
                    int threads) {
-  const Kernels<T>& kernels = kernels_of<T>(instructions);
+  const Kernels<T>& kernels = kSets<T>[instructions];
   const Parts<T> parts(params, kernels);
   const int64_t blocks = divide_up(params.queries, kBlock<T>), items = params.n * blocks;
   if (!items) return;

@@ -12,23 +12,9 @@ using namespace winograd;
 
 namespace {
 
-template <class T> const Kernels<T>& kernels_of(Instructions instructions);
-
-template <> const Kernels<float>& kernels_of<float>(Instructions instructions) {
-#if defined(__x86_64__)
-  if (instructions == Instructions::avx512) return avx512_float;
-  if (instructions == Instructions::avx2) return avx2_float;
-#endif
-  return generic_float;
-}
-
-template <> const Kernels<double>& kernels_of<double>(Instructions instructions) {
-#if defined(__x86_64__)
-  if (instructions == Instructions::avx512) return avx512_double;
-  if (instructions == Instructions::avx2) return avx2_double;
-#endif
-  return generic_double;
-}
+template <class T> constexpr KernelSets<Kernels<T>> kSets{};
+template <> constexpr KernelSets<Kernels<float>> kSets<float>{{&generic_float, DI_X86(&avx2_float), DI_X86(&avx512_float)}};
+template <> constexpr KernelSets<Kernels<double>> kSets<double>{{&generic_double, DI_X86(&avx2_double), DI_X86(&avx512_double)}};
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -64,16 +50,16 @@ template <class T> int64_t workspace_of(const Plan& plan) {
 
 }  // namespace
 
-template <class T> WinogradLayout winograd_layout(Instructions instructions) { return kernels_of<T>(instructions).layout; }
+template <class T> WinogradLayout winograd_layout(Instructions instructions) { return kSets<T>[instructions].layout; }
 
 template <class T> int64_t winograd_workspace(const WinogradParams& params, Instructions instructions) {
-  return workspace_of<T>(plan_of(params, kernels_of<T>(instructions)));
+  return workspace_of<T>(plan_of(params, kSets<T>[instructions]));
 }
 
 template <class T>
 void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& params, Instructions instructions, void* workspace,
                   int threads) {
-  const Kernels<T>& kernels = kernels_of<T>(instructions);
+  const Kernels<T>& kernels = kSets<T>[instructions];
   const Plan plan = plan_of(params, kernels);
   if (!plan.tiles) return;
   // Outputs are split only where tiles do not keep the threads busy: every part transforms its inputs anew.
