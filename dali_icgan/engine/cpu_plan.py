@@ -153,7 +153,8 @@ class CpuPlan(Plan):
         if y is not None and embedding is not None:
             torch.index_select(embedding, 0, y.to(torch.int64), out=self._class)
             self._condition[:, : config.shared_dim].copy_(self._class)
-        self.run()
+        for step in self.steps:
+            step.run()
         return self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     # ------------------------------------------------------------------ steps

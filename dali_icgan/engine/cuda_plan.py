@@ -101,7 +101,7 @@ class CudaPlan(Plan):
         self._condition = torch.zeros(n, columns, device=device)
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype, device=device)
         self._make_steps()
-        self._graph = Graph(device, self.run)
+        self._graph = Graph(device, self.steps)
 
     def __call__(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:
         """Images ``[n, 3, r, r]`` in channels-last memory; arguments as the generator checks them."""

@@ -1,23 +1,25 @@
 """Calls over fixed buffers as one CUDA graph."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+
+from dali_icgan.engine.plan import Step
 
 _WARM_UP = 3  # runs before the capture: libraries load, allocate and choose on their first calls
 
 
 class Graph:
-    """What ``run`` does, captured once and replayed; on a CPU (in tests, where the kernels are emulated) it runs as it is.
+    """Steps captured once and replayed; on a CPU (in tests, where the kernels are emulated) they run as they are.
 
     Args:
         device: where. On CUDA the capture waits for the device.
-        run: makes the calls, over the same buffers each time.
+        steps: read and write the same buffers each time.
     """
 
-    def __init__(self, device: torch.device, run: Callable[[], None]) -> None:
-        self._run = run
+    def __init__(self, device: torch.device, steps: Sequence[Step]) -> None:
+        self._steps = steps
         self._done: torch.cuda.Event | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         if device.type == "cuda":
@@ -40,6 +42,10 @@ class Graph:
             self._run()
         else:
             self._graph.replay()
+
+    def _run(self) -> None:
+        for step in self._steps:
+            step.run()
 
     def _capture(self, device: torch.device) -> None:
         stream = torch.cuda.Stream(device)

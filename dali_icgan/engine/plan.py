@@ -46,11 +46,6 @@ class Plan:
         self.steps: list[Step] = []
         self.device, self.compute = device, compute
 
-    def run(self) -> None:
-        """All steps."""
-        for step in self.steps:
-            step.run()
-
     def describe(self, rounds: int = 5) -> str:
         """A table of the layers, measured now: form, GFLOP done and of the published form, megabytes moved at the least, milliseconds
         (medians of ``rounds``), and which share of the floor's speed that is.

@@ -117,20 +117,18 @@ class CpuTrunkPlan(Plan):
             x = self._stem(self._images[some], None if early else between[some])
             if early:
                 self._blocks(blocks[:early], x, between[some])
-        self._map = self._blocks(blocks[early:], between)[..., : config.dim]
+        self._map = x = self._blocks(blocks[early:], between)[..., : config.dim]
+        features = self._features
+        traffic = x.numel() * x.element_size()
         self.steps.append(
-            Step(
-                "mean, unit rows",
-                "kernel",
-                lambda: ops.average_pool_normalize(self._map, out=self._features),
-                traffic=self._map.numel() * self._map.element_size(),
-            )
+            Step("mean, unit rows", "kernel", lambda: ops.average_pool_normalize(x, out=features), traffic=traffic)
         )
 
     def __call__(self, prepared: Tensor) -> Tensor:
         """Unit features, float32 ``[n, dim]``; ``prepared`` as the extractor makes it."""
         self._images.copy_(prepared.permute(0, 2, 3, 1))
-        self.run()
+        for step in self.steps:
+            step.run()
         return self._features.clone()
 
     def pooled(self, prepared: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class CudaTrunkPlan(Plan):
         self._features = torch.zeros(n, weights.config.dim, device=weights.device)
         self._found = {"images": self._images}
         self._make_steps()
-        self._graph = Graph(weights.device, self.run)
+        self._graph = Graph(weights.device, self.steps)
 
     def __call__(self, prepared: Tensor) -> Tensor:
         """Unit features, float32 ``[n, dim]``; ``prepared`` as the extractor makes it."""
@@ -92,14 +92,14 @@ class CudaTrunkPlan(Plan):
     # ``found`` until a later one replaces it: in the graph's memory pool its place is used again.
 
     def _make_steps(self) -> None:
-        weights, found = self._weights, self._found
+        weights, found, features = self._weights, self._found, self._features
         each, size = weights.dtype.itemsize, weights.config.input_size
 
         def pool() -> None:
             found["x"] = F.max_pool2d(found["x"].permute(0, 3, 1, 2), 3, 2, padding=1).permute(0, 2, 3, 1)
 
         def end() -> None:
-            ops.average_pool_normalize(found["x"], out=self._features)
+            ops.average_pool_normalize(found["x"], out=features)
 
         size = self._convolution("stem", weights.stem, "images", "x", size)
         self._addition("stem", weights.stem_bias, "x", size)
