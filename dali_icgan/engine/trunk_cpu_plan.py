@@ -160,13 +160,13 @@ class CpuTrunkPlan(Plan):
             self._convolution("stem", weights.stem, images, out)
             return out
         small = halved(size)
-        x, across = self._room("first", n, size, size, channels), self._room("second", n, size, small, channels)
+        x, rows = self._room("first", n, size, size, channels), self._room("second", n, small, size, channels)
         out = self._room("in", n, small, small, channels) if target is None else target
         self._convolution("stem", weights.stem, images, x)
 
         def pool() -> None:
-            maximum_of_three(x, across, 2)
-            maximum_of_three(across, out, 1)
+            maximum_of_three(x, rows, 1)
+            maximum_of_three(rows, out, 2)
 
         self.steps.append(Step("maximum", "3x3, stride 2", pool, traffic=(x.numel() + out.numel()) * x.element_size()))
         return out
@@ -199,16 +199,16 @@ class CpuTrunkPlan(Plan):
 
 def maximum_of_three(x: Tensor, out: Tensor, dim: int) -> None:
     """``out[j]`` is the largest of ``x[2 j - 1]`` to ``x[2 j + 1]`` along a dimension, of those that there are."""
-    size, half = x.shape[dim], out.shape[dim]
+    pairs, half = x.shape[dim] // 2, out.shape[dim]
 
     def every_other(begin: int, count: int) -> Tensor:
         index = [slice(None)] * x.ndim
         index[dim] = slice(begin, begin + 2 * count, 2)
         return x[tuple(index)]
 
-    out.copy_(every_other(0, half))
-    right = out.narrow(dim, 0, size // 2)
-    torch.maximum(right, every_other(1, size // 2), out=right)
+    torch.maximum(every_other(0, pairs), every_other(1, pairs), out=out.narrow(dim, 0, pairs))
+    if pairs < half:
+        out.select(dim, -1).copy_(x.select(dim, -1))
     left = out.narrow(dim, 1, half - 1)
     torch.maximum(left, every_other(1, half - 1), out=left)
 

@@ -199,10 +199,10 @@ def test_maximum(size, channels):
     x = torch.randn(2, size, size + 1, channels)
     x[0, 0, 0, 0] = float("nan")
     want = F.max_pool2d(x.permute(0, 3, 1, 2), 3, 2, padding=1).permute(0, 2, 3, 1)
-    across = torch.full((2, size, want.shape[2], channels), float("nan"))
+    rows = torch.full((2, want.shape[1], size + 1, channels), float("nan"))
     out = torch.full(want.shape, float("nan"))
-    maximum_of_three(x, across, 2)
-    maximum_of_three(across, out, 1)
+    maximum_of_three(x, rows, 1)
+    maximum_of_three(rows, out, 2)
     assert torch.equal(out.isnan(), want.isnan())
     assert torch.equal(out.nan_to_num(), want.nan_to_num())
 
