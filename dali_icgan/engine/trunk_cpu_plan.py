@@ -29,8 +29,8 @@ class _Block:
     name: str
     layers: tuple[_Layer, ...]
     shortcut: _Layer | None
-    size: int  # sides of its input and its result
-    out_size: int
+    size: int  # sides of its input
+    out_size: int  # and its result
     channels: int  # of its result, with padding
 
     @property
@@ -107,11 +107,7 @@ class CpuTrunkPlan(Plan):
             *(n * b.largest for b in blocks[early:]),
         )
         self._rooms = {name: self._empty(largest) for name in ("in", "out", "first", "second")}
-        if early < len(blocks):
-            size, channels = blocks[early].size, _channels(weights, early)
-        else:
-            size, channels = blocks[-1].out_size, blocks[-1].channels
-        between = self._empty(n, size, size, channels)
+        between = self._empty(n, *_map_before(weights, early))
         for begin in range(0, n, rows):
             some = slice(begin, min(begin + rows, n))
             x = self._stem(self._images[some], None if early else between[some])
@@ -226,9 +222,13 @@ def _stem_numel(weights: CpuTrunkWeights) -> int:
     return weights.stem_size**2 * weights.stem.convolution.padded_outputs
 
 
-def _channels(weights: CpuTrunkWeights, i: int) -> int:
-    """Of what block i gets, with padding."""
-    return weights.blocks[i - 1].channels if i else weights.stem.convolution.padded_outputs
+def _map_before(weights: CpuTrunkWeights, i: int) -> tuple[int, int, int]:
+    """Height, width and padded channels of what block i gets; of the last result where there is no such block."""
+    before = weights.blocks[i - 1]
+    size, channels = before.out_size, before.channels
+    if not i:
+        size, channels = weights.blocks[0].size, weights.stem.convolution.padded_outputs
+    return size, size, channels
 
 
 def _stages(weights: CpuTrunkWeights, n: int) -> tuple[int, int]:
