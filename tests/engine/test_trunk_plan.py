@@ -178,6 +178,24 @@ def test_few_images_at_a_time_through_the_early_blocks(name, monkeypatch):
     assert described(parts) == described(whole)
 
 
+def test_the_last_images_find_room_to_work(monkeypatch):
+    """Three images may need more workspace than four: with 25 tiles each, 75 go in blocks of 38, and 100 in blocks of 34."""
+
+    class Plain(Forms):
+        def tile(self, r, inputs, outputs, size):
+            return 1
+
+    torch.set_num_threads(1)
+    folded = fold_trunk(checkpoint(ResNetConfig("basic", (1,), 16, 3, 1, False, input_size=5)))
+    weights = CpuTrunkWeights(folded, torch.float32, Plain.shipped(torch.float32))
+    few, more = (weights.blocks[0].layers[0].convolution.workspace(n, 5, 5) for n in (4, 3))
+    assert few < more
+    for n in range(1, 12):
+        for rows in range(1, n + 1):
+            monkeypatch.setattr("dali_icgan.engine.trunk_cpu_plan._stages", lambda *_, rows=rows: (1, rows))
+            CpuTrunkPlan(weights, n)
+
+
 def test_which_blocks_take_few_images(monkeypatch):
     folded = fold_trunk(checkpoint(ResNetConfig(width=16)))
     weights = CpuTrunkWeights(folded, torch.float32, Forms.shipped(torch.float32))
