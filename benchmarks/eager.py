@@ -1,10 +1,12 @@
-"""The generator as published, but honest: spectral norm baked in, channels-last memory, one dtype; torch's own calls, one by one."""
+"""Generator and extractor as published, but honest: what folds into weights is folded, channels-last memory, one dtype; torch's own calls,
+one by one."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator
+from dali_icgan.engine.trunk_folding import FoldedResidual, FoldedTrunk
 from dali_icgan.models.generator import BOTTOM
 
 
@@ -69,15 +71,45 @@ class EagerGenerator(nn.Module):
         return torch.tanh(self.last(F.relu(x * scale + shift)))
 
 
+class _Residual(nn.Module):
+    def __init__(self, block: FoldedResidual) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(_convolution(c.weight, c.bias, c.stride) for c in block.convolutions)
+        self.shortcut = None if block.shortcut is None else _convolution(block.shortcut, stride=block.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        for convolution in self.convolutions[:-1]:
+            x = F.relu(convolution(x), inplace=True)
+        return F.relu(self.convolutions[-1](x).add_(shortcut), inplace=True)
+
+
+class EagerExtractor(nn.Module):
+    """``eager(prepared)``: unit features; the trunk with its batch norms folded in, in channels-last memory."""
+
+    def __init__(self, folded: FoldedTrunk, memory_format: torch.memory_format = torch.channels_last) -> None:
+        super().__init__()
+        self.stem = _convolution(folded.stem.weight, folded.stem.bias, folded.stem.stride)
+        self.stem_pool, self.memory_format = folded.config.stem_pool, memory_format
+        self.blocks = nn.Sequential(*map(_Residual, folded.blocks))
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        x = F.relu(self.stem(prepared.contiguous(memory_format=self.memory_format)), inplace=True)
+        if self.stem_pool:
+            x = F.max_pool2d(x, 3, 2, padding=1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.normalize(self.blocks(x).mean((2, 3), dtype=wide), eps=0.0)
+
+
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(*reversed(weight.shape), dtype=weight.dtype)
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer
 
 
-def _convolution(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+def _convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> nn.Conv2d:
     outputs, inputs, size, _ = weight.shape
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias is not None, dtype=weight.dtype)
+    layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias is not None, dtype=weight.dtype)
     layer.weight = nn.Parameter(weight)
     if bias is not None:
         layer.bias = nn.Parameter(bias)

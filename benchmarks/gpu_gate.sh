@@ -61,7 +61,9 @@ if [ $fast = 1 ]; then
 fi
 bench assemble assemble.py "${short[@]}" "${small[@]}"
 bench engine engine.py "${short[@]}" "${smallest[@]}"
+bench extractor extractor.py "${short[@]}" "${smallest[@]}"
 [ "$device" = cuda ] && bench engine_compiled engine.py --case "256 px, channels 96" --compile
+[ "$device" = cuda ] && bench extractor_compiled extractor.py --case "ResNet-50, 224 px" --compile --rounds 3
 [ $dali = 1 ] && bench loader loader.py "${short[@]}" "${small[@]}" "${few[@]}"
 
 echo

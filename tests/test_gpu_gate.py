@@ -25,7 +25,7 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     done = gate(tmp_path / "out", "--fast", "--device", "cpu")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in (tmp_path / "out" / "tests.txt").read_text()
-    for name in ("assemble", "engine", "loader"):
+    for name in ("assemble", "engine", "extractor", "loader"):
         lines = [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         assert lines
         assert all({"date", "commit", "command", "benchmark"} <= line.keys() for line in lines)
