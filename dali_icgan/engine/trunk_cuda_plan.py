@@ -108,11 +108,10 @@ class CudaTrunkPlan(Plan):
             traffic = each * self.n * (before**2 + size**2) * weights.config.width
             self.steps.append(Step("maximum", "3x3, stride 2", pool, traffic=traffic))
         for block in weights.blocks:
-            first, residual = size, "x"
+            source, residual, last = "x", "x", len(block.convolutions)
             if block.shortcut is not None:
                 residual = "shortcut"
-                self._convolution(f"{block.name} shortcut", block.shortcut, "x", residual, first)
-            source, last = "x", len(block.convolutions)
+                self._convolution(f"{block.name} shortcut", block.shortcut, source, residual, size)
             for k, (convolution, bias) in enumerate(zip(block.convolutions, block.biases, strict=True), start=1):
                 name = f"{block.name} conv{k}"
                 size = self._convolution(name, convolution, source, "a", size)
