@@ -187,7 +187,7 @@ def test_the_last_images_find_room_to_work(monkeypatch):
 
     torch.set_num_threads(1)
     folded = fold_trunk(checkpoint(ResNetConfig("basic", (1,), 16, 3, 1, False, input_size=5)))
-    weights = CpuTrunkWeights(folded, torch.float32, Plain.shipped(torch.float32))
+    weights = CpuTrunkWeights(folded, torch.float32, Plain.of(torch.float32))
     few, more = (weights.blocks[0].layers[0].convolution.workspace(n, 5, 5) for n in (4, 3))
     assert few < more
     for n in range(1, 12):
