@@ -47,7 +47,7 @@ class Generator:
         forms: Table | str | Path | None = None,
     ) -> None:
         config = checkpoint.config
-        self.device, self.dtype, self._compute = resolve(device, dtype)
+        self.device, self.dtype, self._compute = resolve(device, dtype, bfloat16_on_cpu=True)
         if self.device.type == "cuda" and self.dtype == torch.float64:
             raise ValueError("dtype must be float16, bfloat16 or float32 on CUDA, got torch.float64")
         self.config = config

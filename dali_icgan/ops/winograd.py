@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dali_icgan._native import native, ref, threads
-from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.instructions import widest_instructions
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Sides of an output tile, by the side r of the kernel. 1: no transform.
 TILES = {1: (1,), 2: (1, 3, 5), 3: (1, 2, 4)}
 # The finite points, by the side of an input tile; as in csrc/ops/winograd/winograd_math.h.
@@ -21,7 +22,7 @@ _POINTS = {
 
 def channel_multiple(dtype: torch.dtype, instructions: str | None = None) -> int:
     """What channels are padded to: the elements of a vector of ``instructions`` (None: the widest that the processor has)."""
-    return _layout(dtype, instructions or instruction_sets()[0])[0]
+    return _layout(dtype, instructions or widest_instructions(dtype))[0]
 
 
 def transforms(tile: int, r: int) -> tuple[list[list[Fraction]], list[list[Fraction]], list[list[Fraction]]]:
@@ -113,14 +114,12 @@ class PackedConvolution:
         self.r = 2 if doubled else shape[2]
         if tile not in TILES[self.r]:
             raise ValueError(f"tile must be one of {', '.join(map(str, TILES[self.r]))} at r = {self.r}, got {tile}")
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype}")
         self.outputs, self.inputs = shape[:2]
         self.tile, self.dtype, self.doubled = tile, dtype, doubled
-        self.instructions = instructions or instruction_sets()[0]
-        width, panel = _layout(dtype, self.instructions)
+        self.instructions = instructions or widest_instructions(dtype)
+        width, panel, factors = _layout(dtype, self.instructions)
         self.padded_inputs, self.padded_outputs = (-(-c // width) * width for c in (self.inputs, self.outputs))
-        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, doubled)
+        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, factors, doubled)
         self.numel = self._weight.numel()
         self._native = self._describe()
 
@@ -240,17 +239,19 @@ def winograd_reference(
     return F.relu(y) if relu else y
 
 
-def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int]:
-    """Elements of a vector, and vectors of a panel of packed weights."""
-    kinds = {torch.float32: native().DType.float32, torch.float64: native().DType.float64}
+def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int, int]:
+    """Elements of a vector, vectors of a panel of packed weights, inputs that lie side by side in it."""
+    kinds = {name: getattr(native().DType, str(name).removeprefix("torch.")) for name in DTYPES}
     if dtype not in kinds:
-        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-    width, panel = native().winograd_layout(kinds[dtype], instructions)
-    return width, panel
+        raise ValueError(f"dtype must be float32, float64 or bfloat16, got {dtype}")
+    width, panel, factors = native().winograd_layout(kinds[dtype], instructions)
+    return width, panel, factors
 
 
-def _packed(weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, doubled: bool) -> Tensor:
-    """``[planes][panels][taps * padded in][panel]`` as one row; the last panel is as narrow as what is left."""
+def _packed(
+    weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, factors: int, doubled: bool
+) -> Tensor:
+    """``[planes][panels][taps * padded in / factors][panel][factors]`` as one row; the last panel is as narrow as what is left."""
     weight = weight.double()
     phases = 1
     if doubled:
@@ -269,7 +270,7 @@ def _packed(weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: in
     whole = columns - columns % panel
     pieces = []
     for plane in planes:
-        rounded = plane.to(dtype)
+        rounded = plane.to(dtype).unflatten(0, (-1, factors)).transpose(1, 2)
         pieces += [rounded[:, :whole].unflatten(1, (-1, panel)).transpose(0, 1).flatten(), rounded[:, whole:].flatten()]
     return torch.cat(pieces)
 

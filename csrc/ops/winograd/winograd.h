@@ -26,6 +26,7 @@
 #include <cstdint>
 
 #include "core/instructions.h"
+#include "core/scalar.h"
 
 namespace di {
 
@@ -39,18 +40,19 @@ struct WinogradParams {
 
 template <class T> struct WinogradTensors {
   const T* x;          // [n, height, width, inputs]
-  const T* scale;      // [n, inputs], rows scale_stride apart; with shift, or both null: no scale, no shift, no relu
-  const T* shift;      // [n, inputs]
-  const T* weight;     // [planes][panels][taps * inputs][panel * width], the last panel as narrow as what is left
-  const T* bias;       // [outputs] or null
+  const Wide<T>* scale;   // [n, inputs], rows scale_stride apart; with shift, or both null: no scale, no shift, no relu
+  const Wide<T>* shift;   // [n, inputs]
+  const T* weight;     // [planes][panels][taps * inputs / factors][panel * width][factors], the last panel as narrow as what is left
+  const Wide<T>* bias;   // [outputs] or null
   const T* shortcut;   // [n, out height / 2, out width / 2, outputs], upsampled by nearest, or null
   const T* residual;   // as out, may be out itself, or null
   T* out;              // [n, out height, out width, outputs]
 };
 
 struct WinogradLayout {
-  int width;   // elements of a vector: what channels are padded to
-  int panel;   // vectors of a panel of packed weights
+  int width;     // elements of a vector: what channels are padded to
+  int panel;     // vectors of a panel of packed weights
+  int factors;   // inputs that one instruction of the matrix product takes: 1, of bfloat16 2
 };
 
 template <class T> WinogradLayout winograd_layout(Instructions instructions);
