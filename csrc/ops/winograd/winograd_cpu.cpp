@@ -27,13 +27,12 @@ constexpr int64_t kGroup = 4;            // panels of outputs between two output
 
 template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kernels) {
   Plan plan{};
-  const int64_t grown = p.r == 2 ? 1 : 0, side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
-  plan.out_height = p.height + grown, plan.out_width = p.width + grown;
+  const int64_t side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
+  plan.out_height = winograd_out_size(p, p.height), plan.out_width = winograd_out_size(p, p.width);
   plan.tiles_y = divide_up(plan.out_height, p.m), plan.tiles_x = divide_up(plan.out_width, p.m);
   plan.tiles = p.n * plan.tiles_y * plan.tiles_x;
   plan.planes = p.m > 1 ? side * side : 1;
-  plan.taps = p.m > 1 ? 1 : p.r * p.r;
-  plan.depth = plan.taps * p.inputs;
+  plan.depth = divide_up((p.m > 1 ? 1 : p.r * p.r) * p.inputs, width) * width;
   plan.columns = (p.doubled ? 4 : 1) * p.outputs / width;
   plan.group = std::min(plan.columns, kGroup * panel);
   const int64_t weights = sizeof(T) * plan.planes * plan.depth * plan.columns * width;
@@ -48,9 +47,10 @@ template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kerne
 int64_t lines(int64_t bytes) { return divide_up(bytes, kLine) * kLine; }
 
 template <class T> int64_t input_bytes(const Plan& plan) { return lines(plan.planes * plan.input_plane * sizeof(T)); }
+template <class T> int64_t output_bytes(const Plan& plan) { return lines(plan.planes * plan.output_plane * sizeof(Wide<T>)); }
 
 template <class T> int64_t workspace_of(const Plan& plan) {
-  return input_bytes<T>(plan) + lines(plan.planes * plan.output_plane * sizeof(Wide<T>));
+  return input_bytes<T>(plan) + output_bytes<T>(plan) + lines(plan.depth * sizeof(T));
 }
 
 }  // namespace
@@ -79,10 +79,11 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
       char* room = static_cast<char*>(workspace) + share * bytes;
       T* inputs = reinterpret_cast<T*>(room);
       Wide<T>* outputs = reinterpret_cast<Wide<T>*>(room + input_bytes<T>(plan));
+      T* row = reinterpret_cast<T*>(room + input_bytes<T>(plan) + output_bytes<T>(plan));
       for (int64_t item; (item = next++) < items;) {
         const int64_t first_tile = item % blocks * plan.block, first_column = item / blocks * part;
         kernels.run({tensors, params, plan, first_tile, std::min(plan.block, plan.tiles - first_tile), first_column,
-                     std::min(first_column + part, plan.columns), inputs, outputs});
+                     std::min(first_column + part, plan.columns), inputs, outputs, row});
       }
     }
   });
