@@ -203,11 +203,10 @@ class CpuPlan(GeneratorPlan):
             pixels, pooled = size**2, size**2 // 4
             qkv = (rows, size, size, block.attention.qkv.padded_outputs)
             out = (rows, pixels, block.attention.out.padded_inputs)
-            wide, narrow = self._weights.wide_dtype, self._weights.dtype
             shapes = [qkv, (rows, pixels, d), (rows, pooled, d), (rows, pooled, e), out]
-            buffers += [torch.zeros(shape, dtype=wide) for shape in shapes]
-            if narrow != wide:
-                buffers += [torch.zeros(shape, dtype=narrow) for shape in (qkv, out)]
+            buffers += [torch.zeros(shape, dtype=self._weights.wide_dtype) for shape in shapes]
+            if self._weights.dtype != self._weights.wide_dtype:
+                buffers += [torch.zeros(shape, dtype=self._weights.dtype) for shape in (qkv, out)]
         return buffers
 
     def _block(self, i: int, x: Tensor, steer: Tensor, buffers: list[Tensor]) -> Tensor:

@@ -21,7 +21,7 @@ _POINTS = {
 
 
 def channel_multiple(dtype: torch.dtype, instructions: str | None = None) -> int:
-    """What channels are padded to: the elements of a vector of ``instructions`` (None: the widest that the processor has)."""
+    """What channels are padded to: the numbers of a vector of ``instructions`` (None: the widest that the processor has)."""
     return _layout(dtype, instructions or widest_instructions(dtype))[0]
 
 
@@ -72,8 +72,9 @@ class PackedConvolution:
         weight: ``[out, in, r, r]`` on the CPU (doubled: r is 3); floating point, float64 to lose nothing.
         tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more. 1 at any other
             r, at a stride and of unpadded inputs.
-        dtype: float32 or float64, of everything that the convolution reads and writes.
-        instructions: of ``ops.instruction_sets()``; None is the first of them.
+        dtype: float32, float64 or bfloat16, of everything that the convolution reads and writes; but beside bfloat16 scale, shift and
+            bias are float32.
+        instructions: of ``ops.instruction_sets(dtype)``; None is the first of them. "generic" computes bfloat16 on any processor, slowly.
         doubled: see above; computed as :func:`upsampled_weight`.
         stride: from a pixel of out to the next, in pixels of x; 1 if doubled.
         padding: zeros around x, in pixels; None is r // 2, and all that doubled takes.
@@ -91,7 +92,9 @@ class PackedConvolution:
 
     Numerics: relative error (2-norm, random weights, 64 to 1024 channels) in float32 2e-7 to 3e-7 without a transform, 2e-7 to 5e-7
         for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
-        5e-15. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
+        5e-15. In bfloat16 2.3e-3 without a transform (as torch's: inputs are exact, weights and the result rounded once), 3.6e-3 to
+        3.8e-3 for F(2, 3) and F(3, 2), 9.4e-3 to 9.7e-3 for F(4, 3) and F(5, 2): transforms, sums and all that stands around are
+        float32, but transformed inputs and weights are rounded to bfloat16, to nearest even, subnormal ones to zero. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
         batch, threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike, or neither does.
     Source: Lavin and Gray 2015 (arXiv 1509.09308).
     """
@@ -202,7 +205,7 @@ class PackedConvolution:
             residual: as out; may be out itself.
             relu: whether a relu comes last.
 
-            All on the CPU and of ``dtype``, but for the workspace. out and workspace share no memory with each other or the rest.
+            All on the CPU and of ``dtype``, but for the workspace; scale, shift and bias are float32 beside bfloat16. out and workspace share no memory with each other or the rest.
 
         Raises:
             TypeError, ValueError: an argument is not as above; the message names it.

@@ -16,6 +16,9 @@
 // For the CPU only, where libraries convolve directly, near the processor's peak: there only fewer operations help. On CUDA this place
 // is cuDNN's, whose tensor cores leave Winograd's transforms nothing to gain.
 //
+// T is float, double or BFloat16: maps and weights are stored in it, all else is computed in Wide<T>. Of BFloat16 the transformed inputs are
+// rounded to it again, for an instruction that adds the products of two channels at once to a float sum: pairs of channels lie side by side.
+//
 // All maps are channels-last, their channels padded to a multiple of the vector's width: padding is zero in x and in the weights, and
 // finite (zero, say) in scale and shift; what is written to it is zero (plus the padding of bias, shortcut and residual).
 //   unpadded (m = 1, no scale)  x has its channels as they are, for maps of few: taps * inputs are padded together
