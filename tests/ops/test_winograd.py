@@ -324,6 +324,15 @@ def test_the_kernels_of_bfloat16_agree(r, tile, doubled):
         assert relative(got, want.double()) < 2e-3
 
 
+@pytest.mark.parametrize(("dtype", "instructions"), BFLOAT16)
+def test_the_second_product_of_a_pair_is_added_first(dtype, instructions):
+    """And each sum is rounded to float: 2^24 + 1 is none, 1 - 2^24 is."""
+    convolution = PackedConvolution(torch.ones(1, 4, 1, 1), 1, dtype, instructions)
+    large = 2.0**24
+    x = torch.tensor([[1, 0, -large, large], [1, 0, large, -large], [0, 1, -large, large]]).view(1, 1, 3, 4)
+    assert run(convolution, x).flatten().tolist() == [0, 1, 0]
+
+
 def test_results_in_bfloat16_are_rounded_to_nearest_even():
     for _, instructions in BFLOAT16:
         convolution = PackedConvolution(torch.ones(1, 1, 1, 1), 1, torch.bfloat16, instructions)
