@@ -10,8 +10,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dali_icgan import ops
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions
-from dali_icgan.engine.layers import Convolution
 from dali_icgan.engine.generator_plan import GeneratorPlan
+from dali_icgan.engine.layers import Convolution
 from dali_icgan.engine.plan import Step
 from dali_icgan.models.generator import BOTTOM
 from dali_icgan.ops.winograd import upsampled_weight
