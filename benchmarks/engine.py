@@ -2,10 +2,11 @@
 
     python benchmarks/engine.py --out benchmarks/results/engine.jsonl
     python benchmarks/engine.py --case "256 px, channels 64" --threads 1 --batch-size 2 --compile
+    DALI_ICGAN_INSTRUCTIONS=avx512_bf16 python benchmarks/engine.py --dtype bfloat16     multiplied in bfloat16 on any processor that can
     DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/engine.py     as on an AVX2 processor
 
 Peers: the network as published with spectral norm baked in, channels-last ("eager", the baseline) and contiguous; --compile adds
-torch.compile of it. On the CPU twice: with the C library's allocator as it is, and with its thresholds raised (a fresh activation is then
+torch.compile of it; beside half precision on the CPU our own float32. On the CPU twice: with the C library's allocator as it is, and with its thresholds raised (a fresh activation is then
 not mapped anew each time, which helps the peers alone: a plan owns its buffers).
 """
 
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from dali_icgan.engine.folding import fold
 from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.generator import Generator
+from dali_icgan.engine.placement import resolve
 from dali_icgan.models.checkpoint import Checkpoint, read_generator
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator
 from dali_icgan.ops.instructions import instruction_sets
@@ -76,10 +78,10 @@ def main() -> None:
     device = torch.device(given.device)
     on_cpu = device.type == "cpu"
     dtype = getattr(torch, given.dtype or ("float32" if on_cpu else "float16"))
-    given.instructions = Forms.of(torch.float32).instructions if on_cpu else None
+    given.instructions = Forms.of(resolve(device, dtype, bfloat16_on_cpu=True)[2]).instructions if on_cpu else None
     held = (given.instructions == "avx2") == (os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2")
     if on_cpu and not held and "avx512" in instruction_sets():
-        parser.error("the peers must be held to the same instructions: see the third command above")
+        parser.error("the peers must be held to the same instructions: see the last command above")
     n = given.batch_size or (8 if on_cpu else 64)
     cases = [given.case] if given.case else [case for case in CASES if not on_cpu or case != "256 px, channels 96"]
     for case in cases:
@@ -101,6 +103,9 @@ def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: 
         )
     calls: dict[str, Callable[[], Tensor]] = {"dali_icgan": lambda: ours(z, h)}
     calls |= {name: lambda peer=peer: peer(z.to(dtype), h.to(dtype)) for name, peer in peers.items()}
+    if device.type == "cpu" and dtype.itemsize < 4:
+        wide = Generator(found, device, torch.float32)
+        calls["dali_icgan, float32"] = lambda: wide(z, h)
     errors = {}
     with torch.no_grad():
         for name, call in calls.items():
@@ -121,7 +126,9 @@ def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: 
                 raise_allocator_thresholds()
             rates = windows({name: images(call) for name, call in calls.items()}, given.seconds, given.rounds)
             ratios = {
-                name: summary([a / b for a, b in zip(rates["dali_icgan"], rates[name], strict=True)]) for name in peers
+                name: summary([a / b for a, b in zip(rates["dali_icgan"], rates[name], strict=True)])
+                for name in calls
+                if name != "dali_icgan"
             }
             emit(
                 {

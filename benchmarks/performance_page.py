@@ -95,9 +95,16 @@ def section(model: Model, records: list[dict[str, Any]]) -> str:
         if one["instructions"] == "avx2" and "avx512f" in one["instruction_sets"]
         else ""
     )
-    title = one["gpu"] or {"avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}[one["instructions"]]
+    title = (
+        one["gpu"]
+        or {"avx512_bf16": "AVX-512 with BF16", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}[
+            one["instructions"]
+        ]
+    )
     commands = dict.fromkeys(record["command"] for record in records)
     prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " if held else ""
+    if one["instructions"] == "avx512_bf16":
+        prefix = "DALI_ICGAN_INSTRUCTIONS=avx512_bf16 "
     errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == model.shown), one)
     return f"""### {title}, {one["dtype"]}

@@ -1,6 +1,6 @@
 // AVX2 and FMA: 32 bytes. Included behind a target pragma, inside a namespace of the op's own and the instruction set's, so that no two
 // translation units share a function; hence no #pragma once, and <immintrin.h> comes from the includer. What a Vector has:
-//   Element, kWidth, load, store, all, +, -, *, relu
+//   Element in memory, Number in the vector, kWidth of them, load, store, all, +, -, *, relu
 //   plus_product(a, b, c) = c + a b, minus_product(a, b, c) = c - a b
 //   largest(a, b): b where one is NaN    zero_below(x, limit, a): 0 where x < limit, else a, also where x is NaN
 //   power(t) = 2^(the low bits of t's mantissa, less the exponent's bias)
@@ -13,6 +13,7 @@ template <class T> struct Vector;
 
 template <> struct Vector<float> {
   using Element = float;
+  using Number = float;
   static constexpr int kWidth = 8;
   __m256 v;
   DI_INLINE Vector load(const float* p) { return {_mm256_loadu_ps(p)}; }
@@ -33,6 +34,7 @@ template <> struct Vector<float> {
 
 template <> struct Vector<double> {
   using Element = double;
+  using Number = double;
   static constexpr int kWidth = 4;
   __m256d v;
   DI_INLINE Vector load(const double* p) { return {_mm256_loadu_pd(p)}; }

@@ -1,16 +1,17 @@
-// AVX-512 (F, VL, DQ, BW): 64 bytes. As vector_avx2.h.
+// AVX-512 (F, VL, DQ, BW): 64 bytes. As vector_avx2.h; needs scalar.h. Vector<BFloat16> is completed by bfloat16_avx512.h.
 
 #define DI_INLINE static inline __attribute__((always_inline))
 #define DI_OPERATOR(op, intrinsic) \
   friend inline __attribute__((always_inline)) Vector operator op(Vector a, Vector b) { return {intrinsic(a.v, b.v)}; }
 
-template <class T> struct Vector;
-
-template <> struct Vector<float> {
-  using Element = float;
+// Of floats, which lie in memory as T: float or BFloat16.
+template <class T> struct Vector {
+  using Element = T;
+  using Number = float;
   static constexpr int kWidth = 16;
   __m512 v;
   DI_INLINE Vector load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  DI_INLINE Vector load(const BFloat16* p);
   DI_INLINE Vector all(float x) { return {_mm512_set1_ps(x)}; }
   DI_INLINE Vector plus_product(Vector a, Vector b, Vector c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   DI_INLINE Vector minus_product(Vector a, Vector b, Vector c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
@@ -21,6 +22,7 @@ template <> struct Vector<float> {
   }
   DI_INLINE Vector power(Vector t) { return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(t.v), 23))}; }
   inline __attribute__((always_inline)) void store(float* p) const { _mm512_storeu_ps(p, v); }
+  inline __attribute__((always_inline)) void store(BFloat16* p) const;
   DI_OPERATOR(+, _mm512_add_ps)
   DI_OPERATOR(-, _mm512_sub_ps)
   DI_OPERATOR(*, _mm512_mul_ps)
@@ -28,6 +30,7 @@ template <> struct Vector<float> {
 
 template <> struct Vector<double> {
   using Element = double;
+  using Number = double;
   static constexpr int kWidth = 8;
   __m512d v;
   DI_INLINE Vector load(const double* p) { return {_mm512_loadu_pd(p)}; }

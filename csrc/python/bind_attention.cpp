@@ -26,7 +26,7 @@ class Bound {
  public:
   Bound(const TensorRef& q, const TensorRef& k, const TensorRef& v, const TensorRef& out, const TensorRef& workspace,
         const std::string& instructions)
-      : instructions_(instructions_of(instructions)), dtype_(q.dtype) {
+      : instructions_(instructions_of(instructions, q.dtype)), dtype_(q.dtype) {
     check_rank("q", q, 3), check_rank("k", k, 3), check_rank("v", v, 3);
     const int64_t n = q.size(0), queries = q.size(1), d = q.size(2), keys = k.size(1), e = v.size(2);
     params_ = params_of(n, queries, keys, d, e);
@@ -84,7 +84,7 @@ class Bound {
 
 const Register registered{[](py::module_& module) {
   module.def("attention_workspace", [](DType dtype, int64_t keys, int64_t d, int64_t e, const std::string& instructions) {
-    return workspace_of(dtype, params_of(0, 0, keys, d, e), instructions_of(instructions));
+    return workspace_of(dtype, params_of(0, 0, keys, d, e), instructions_of(instructions, dtype));
   });
   py::class_<Bound>(module, "AttentionBound", py::module_local())
       .def(py::init<const TensorRef&, const TensorRef&, const TensorRef&, const TensorRef&, const TensorRef&, const std::string&>())

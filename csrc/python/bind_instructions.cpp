@@ -11,7 +11,10 @@ std::vector<std::string> instruction_sets() {
   return names;
 }
 
-const Register registered{[](pybind11::module_& module) { module.def("instruction_sets", &instruction_sets); }};
+const Register registered{[](pybind11::module_& module) {
+  module.def("instruction_sets", &instruction_sets);
+  module.def("processor_multiplies_bfloat16_faster", &processor_multiplies_bfloat16_faster);
+}};
 
 }  // namespace
 }  // namespace di

@@ -12,10 +12,15 @@ namespace py = pybind11;
 namespace di {
 namespace {
 
-std::pair<int, int> layout(DType dtype, const std::string& instructions) {
-  return dispatch_float_or_double("dtype", dtype, [&](auto element) {
-    const WinogradLayout layout = winograd_layout<decltype(element)>(instructions_of(instructions));
-    return std::pair(layout.width, layout.panel);
+template <class F> auto dispatch(const std::string& name, DType dtype, F f) {
+  if (dtype == DType::bfloat16) return f(BFloat16{});
+  return dispatch_float_or_double(name, dtype, f);
+}
+
+std::tuple<int, int, int> layout(DType dtype, const std::string& instructions) {
+  return dispatch("dtype", dtype, [&](auto element) {
+    const WinogradLayout layout = winograd_layout<decltype(element)>(instructions_of(instructions, dtype));
+    return std::tuple(layout.width, layout.panel, layout.factors);
   });
 }
 
@@ -34,7 +39,7 @@ struct Convolution {
     return p;
   }
   int64_t workspace(int64_t n, int64_t height, int64_t width) const {
-    return dispatch_float_or_double("dtype", weight.dtype, [&](auto element) {
+    return dispatch("dtype", weight.dtype, [&](auto element) {
       return winograd_workspace<decltype(element)>(params(n, height, width), instructions);
     });
   }
@@ -88,24 +93,27 @@ class Bound {
     const int used = int(threads < threads_ ? threads : threads_);
     if (used < 1) fail("threads", "be at least 1", std::to_string(threads));
     py::gil_scoped_release without_gil;
-    dispatch_float_or_double("x", dtype_, [&](auto element) {
+    dispatch("x", dtype_, [&](auto element) {
       using T = decltype(element);
       const auto at = [](uintptr_t address) { return reinterpret_cast<T*>(address); };
-      winograd_cpu<T>({at(x_), at(scale_), at(shift_), at(weight_), at(bias_), at(shortcut_), at(residual_), at(out_)}, params_,
+      const auto wide_at = [](uintptr_t address) { return reinterpret_cast<Wide<T>*>(address); };
+      winograd_cpu<T>({at(x_), wide_at(scale_), wide_at(shift_), at(weight_), wide_at(bias_), at(shortcut_), at(residual_), at(out_)}, params_,
                       instructions_, reinterpret_cast<void*>(workspace_), used);
     });
   }
 
  private:
-  void check(const std::string& name, const TensorRef& t) const {
-    check_dtype(name, t, dtype_);
+  // What steers is wide: float of bfloat16.
+  void check(const std::string& name, const TensorRef& t, bool wide = false) const {
+    const DType dtype = wide && dtype_ == DType::bfloat16 ? DType::float32 : dtype_;
+    check_dtype(name, t, dtype);
     check_on_cpu(name, t);
-    check_aligned(name, t, dtype_ == DType::float32 ? 4 : 8);
+    check_aligned(name, t, dtype == DType::bfloat16 ? 2 : dtype == DType::float32 ? 4 : 8);
   }
   // [n, inputs], rows of contiguous values any distance apart, 0 as well; that distance.
   int64_t rows(const std::string& name, const TensorRef& t, const TensorRef& out, const TensorRef& workspace) const {
     check_shape(name, t, {params_.n, params_.inputs});
-    check(name, t);
+    check(name, t, true);
     if (t.strides[1] != 1 || t.strides[0] < 0) fail(name, "have contiguous rows", "strides " + text(t.strides));
     TensorRef span = t;   // what is read, from the first row to the last
     span.shape = {params_.n ? (params_.n - 1) * t.strides[0] + params_.inputs : 0};
@@ -116,7 +124,7 @@ class Bound {
   uintptr_t addend(const std::string& name, const TensorRef& t, const std::vector<int64_t>& shape, const TensorRef& out,
                    const TensorRef& workspace) const {
     check_shape(name, t, shape);
-    check(name, t), check_contiguous(name, t);
+    check(name, t, name == "bias"), check_contiguous(name, t);
     if (name != "residual" || t.address != out.address) check_apart("out", out, name, t);
     check_apart("workspace", workspace, name, t);
     return t.address;
@@ -134,7 +142,7 @@ const Register registered{[](py::module_& module) {
   py::class_<Convolution>(module, "WinogradConvolution", py::module_local())
       .def(py::init([](const TensorRef& weight, const std::string& instructions, int64_t inputs, int64_t outputs, int r, int tile,
                        int stride, int padding, bool doubled, bool unpadded) {
-        return Convolution{weight, instructions_of(instructions), inputs, outputs, r, tile, stride, padding, doubled, unpadded};
+        return Convolution{weight, instructions_of(instructions, weight.dtype), inputs, outputs, r, tile, stride, padding, doubled, unpadded};
       }))
       .def("workspace", &Convolution::workspace);
   py::class_<Bound>(module, "WinogradBound", py::module_local())

@@ -6,16 +6,22 @@
 
 namespace di {
 
-inline const char* const kInstructionNames[kInstructionSets] = {"generic", "avx2", "avx512"};
+inline const char* const kInstructionNames[kInstructionSets] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
-inline Instructions instructions_of(const std::string& name) {
+// There are kernels of bfloat16 for AVX512_BF16 alone, and generic ones to test them by; none of other types for AVX512_BF16.
+inline bool has_kernels(Instructions instructions, DType dtype) {
+  if (dtype == DType::bfloat16) return instructions == Instructions::avx512_bf16 || instructions == Instructions::generic;
+  return instructions != Instructions::avx512_bf16;
+}
+
+inline Instructions instructions_of(const std::string& name, DType dtype) {
   std::string have;
   for (int i = 0; i < kInstructionSets; ++i) {
-    if (!processor_has(Instructions(i))) continue;
+    if (!processor_has(Instructions(i)) || !has_kernels(Instructions(i), dtype)) continue;
     if (name == kInstructionNames[i]) return Instructions(i);
     have += (have.empty() ? "" : ", ") + std::string(kInstructionNames[i]);
   }
-  fail("instructions", "be one of this processor's (" + have + ")", name);
+  fail("instructions", "be one of this processor's (" + have + ") in " + name_of(dtype), name);
 }
 
 template <class F> auto dispatch_float_or_double(const std::string& name, DType dtype, F f) {
@@ -26,7 +32,7 @@ template <class F> auto dispatch_float_or_double(const std::string& name, DType 
 
 // Of the elements of a contiguous tensor.
 inline int64_t bytes_of(const TensorRef& t) {
-  int64_t count = t.dtype == DType::float64 ? 8 : t.dtype == DType::float32 ? 4 : 1;
+  int64_t count = t.dtype == DType::float64 ? 8 : t.dtype == DType::float32 ? 4 : t.dtype == DType::bfloat16 ? 2 : 1;
   for (int64_t size : t.shape) count *= size;
   return count;
 }

@@ -38,7 +38,8 @@ class CpuWeights:
 
     Args:
         folded: the generator.
-        dtype: float32 or float64.
+        dtype: float32, float64 or bfloat16: of activations and of what multiplies them. Beside bfloat16, conditions and what they
+            make (norms' scales and shifts), biases and attention are float32.
         forms: which tile each layer takes.
 
     All layers are ``PackedConvolution``: a linear layer is a 1x1 convolution of a map that is as wide as there are rows.
@@ -48,10 +49,11 @@ class CpuWeights:
     def __init__(self, folded: FoldedGenerator, dtype: torch.dtype, forms: Forms) -> None:
         config = self.config = folded.config
         self.dtype = dtype
+        self.wide_dtype = torch.promote_types(dtype, torch.float32)
         self.forms = forms
         self.multiple = ops.winograd.channel_multiple(dtype, forms.instructions)
-        self.embedding = None if folded.embedding is None else folded.embedding.to(dtype)
-        self.feature = self._linear(folded.feature)
+        self.embedding = None if folded.embedding is None else folded.embedding.to(self.wide_dtype)
+        self.feature = self._linear(folded.feature, self.wide_dtype)
         self.feature_bias = self._row(folded.feature_bias)
         width = self.wide(config.in_channels[0])
 
@@ -59,23 +61,23 @@ class CpuWeights:
             x = x.unflatten(0, (BOTTOM**2, config.in_channels[0]))
             return pad_to(x, BOTTOM**2, width, *x.shape[2:]).flatten(0, 1)
 
-        self.first = self._linear(padded_pixels(folded.first))
-        self.first_bias = padded_pixels(folded.first_bias).to(dtype)
+        self.first = self._linear(padded_pixels(folded.first), dtype)
+        self.first_bias = padded_pixels(folded.first_bias).to(self.wide_dtype)
         weight, bias, self.steers = all_conditions(folded, self.multiple)
-        self.steer, self.steer_bias = self._linear(weight), bias.to(dtype)
+        self.steer, self.steer_bias = self._linear(weight, self.wide_dtype), bias.to(self.wide_dtype)
         self.blocks = [self._block(i, block) for i, block in enumerate(folded.blocks)]
-        self.last_scale, self.last_shift = folded.last_scale.to(dtype), folded.last_shift.to(dtype)
-        self.last, self.last_bias = folded.last.to(dtype), folded.last_bias.to(dtype)
+        last = folded.last_scale, folded.last_shift, folded.last, folded.last_bias
+        self.last_scale, self.last_shift, self.last, self.last_bias = (x.to(self.wide_dtype) for x in last)
 
     def wide(self, channels: int) -> int:
         """Channels with their padding."""
         return padded(channels, self.multiple)
 
     def _row(self, x: Tensor) -> Tensor:
-        return pad_to(x, self.wide(len(x))).to(self.dtype)
+        return pad_to(x, self.wide(len(x))).to(self.wide_dtype)
 
-    def _linear(self, weight: Tensor) -> PackedConvolution:
-        return PackedConvolution(weight[:, :, None, None], 1, self.dtype, self.forms.instructions)
+    def _linear(self, weight: Tensor, dtype: torch.dtype) -> PackedConvolution:
+        return PackedConvolution(weight[:, :, None, None], 1, dtype, self.forms.instructions_of(dtype))
 
     def _block(self, i: int, block: FoldedBlock) -> _Block:
         size = self.config.block_resolutions[i]
@@ -120,12 +122,12 @@ class CpuPlan(GeneratorPlan):
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype)
 
         # Padding is zero for good.
-        self._h = torch.zeros(n, weights.feature.padded_inputs, dtype=weights.dtype)
-        self._z = torch.zeros(n, weights.first.padded_inputs, dtype=weights.dtype)
-        self._condition = torch.zeros(n, weights.steer.padded_inputs, dtype=weights.dtype)
-        feature, steer = (self._empty(n, layer.padded_outputs) for layer in (weights.feature, weights.steer))
+        inputs = weights.feature, weights.first, weights.steer
+        self._h, self._z, self._condition = (torch.zeros(n, x.padded_inputs, dtype=x.dtype) for x in inputs)
+        wide = weights.wide_dtype
+        feature, steer = (torch.empty(n, x.padded_outputs, dtype=wide) for x in (weights.feature, weights.steer))
         classes = config.shared_dim if config.class_conditional else 0
-        self._class = self._empty(n, classes)
+        self._class = torch.empty(n, classes, dtype=wide)
         embedded = self._condition[:, classes : classes + config.shared_dim_feat]
         self._chunks = self._condition[:, classes + config.shared_dim_feat :]
         self._linear("feature", weights.feature, self._h, feature, weights.feature_bias)
@@ -181,14 +183,12 @@ class CpuPlan(GeneratorPlan):
         if block.attention is not None:
             d, e = config.out_channels[i] // 8, config.out_channels[i] // 2
             pixels, pooled = size**2, size**2 // 4
-            shapes = [
-                (rows, size, size, block.attention.qkv.padded_outputs),
-                (rows, pixels, d),
-                (rows, pooled, d),
-                (rows, pooled, e),
-                (rows, pixels, block.attention.out.padded_inputs),
-            ]
-            buffers += [torch.zeros(shape, dtype=self._weights.dtype) for shape in shapes]
+            qkv = (rows, size, size, block.attention.qkv.padded_outputs)
+            out = (rows, pixels, block.attention.out.padded_inputs)
+            shapes = [qkv, (rows, pixels, d), (rows, pooled, d), (rows, pooled, e), out]
+            buffers += [torch.zeros(shape, dtype=self._weights.wide_dtype) for shape in shapes]
+            if self._weights.dtype != self._weights.wide_dtype:
+                buffers += [torch.zeros(shape, dtype=self._weights.dtype) for shape in (qkv, out)]
         return buffers
 
     def _block(self, i: int, x: Tensor, steer: Tensor, buffers: list[Tensor]) -> Tensor:
@@ -205,17 +205,27 @@ class CpuPlan(GeneratorPlan):
         return out
 
     def _attention(self, name: str, attention: _Attention, x: Tensor, buffers: list[Tensor]) -> None:
-        qkv, q, k, v, o = buffers
+        qkv, q, k, v, o, *narrow = buffers
         d, e = q.shape[2], v.shape[2]
-        self._convolution(f"{name} attention qkv", attention.qkv, x, qkv)
+        narrow_qkv, narrow_o = narrow or (qkv, o)
+        self._convolution(f"{name} attention qkv", attention.qkv, x, narrow_qkv)
+        self._convert(f"{name} attention qkv, widened", narrow_qkv, qkv)
         whole = qkv[..., : 2 * d + e]
         traffic = sum(tensor.numel() for tensor in (whole, q, k, v)) * q.element_size()
         pool = Step(f"{name} attention pool", "maxima", lambda: ops.pool_qkv(whole, d, out=(q, k, v)), traffic=traffic)
-        attend = ops.BoundAttention(q, k, v, o[:, :, :e], self._workspace, self._weights.forms.instructions)
+        instructions = self._weights.forms.instructions_of(q.dtype)
+        attend = ops.BoundAttention(q, k, v, o[:, :, :e], self._workspace, instructions)
         count = q.shape[0] * q.shape[1] * k.shape[1] * (d + e)
         traffic = sum(tensor.numel() for tensor in (q, k, v, o)) * o.element_size()
         self.steps += [pool, Step(f"{name} attention", "softmax(q k) v", attend, count, count, traffic)]
-        self._convolution(f"{name} attention out", attention.out, o.view(*x.shape[:3], -1), x, residual=x)
+        self._convert(f"{name} attention, rounded", o, narrow_o)
+        self._convolution(f"{name} attention out", attention.out, narrow_o.view(*x.shape[:3], -1), x, residual=x)
+
+    def _convert(self, name: str, x: Tensor, out: Tensor) -> None:
+        """From one dtype to another; nothing where there is only one."""
+        if x is not out:
+            traffic = x.numel() * (x.element_size() + out.element_size())
+            self.steps.append(Step(name, "copy", lambda: out.copy_(x), traffic=traffic))
 
     def _tail(self, x: Tensor, out: Tensor) -> None:
         weights, channels = self._weights, self._weights.config.out_channels[-1]
@@ -270,7 +280,7 @@ def _stages(weights: CpuWeights, n: int) -> tuple[int, int]:
 
 def _workspace(weights: CpuWeights, n: int, together: int, rows: int) -> int:
     """Bytes that the most demanding layer needs; fewer rows may need more, since tiles are then cut otherwise."""
-    threads = torch.get_num_threads()
+    threads, instructions = torch.get_num_threads(), weights.forms.instructions_of(weights.wide_dtype)
     needed = [layer.workspace(1, 1, n, threads) for layer in (weights.feature, weights.steer, weights.first)]
     for i, block in enumerate(weights.blocks):
         size = weights.config.block_resolutions[i]
@@ -282,5 +292,5 @@ def _workspace(weights: CpuWeights, n: int, together: int, rows: int) -> int:
                 needed += [layer.workspace(many, size, size, threads) for layer in layers]
         if block.attention is not None:
             d, e = weights.config.out_channels[i] // 8, weights.config.out_channels[i] // 2
-            needed += [ops.attention_workspace(weights.dtype, size**2 // 4, d, e, threads, weights.forms.instructions)]
+            needed += [ops.attention_workspace(weights.wide_dtype, size**2 // 4, d, e, threads, instructions)]
     return max(needed)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.instructions import BFLOAT16, bfloat16_is_faster, instruction_sets, widest_instructions
 from dali_icgan.ops.winograd import TILES
 
 SHIPPED = Path(__file__).with_name("forms.json")
@@ -18,12 +18,32 @@ INSTRUCTIONS = "DALI_ICGAN_INSTRUCTIONS"
 Table = Mapping[str, Mapping[str, int]]
 
 
+def asked_instructions() -> str | None:
+    """What the environment variable ``DALI_ICGAN_INSTRUCTIONS`` names, or None.
+
+    Raises:
+        ValueError: this processor does not have them.
+    """
+    asked = os.environ.get(INSTRUCTIONS)
+    have = (*instruction_sets(torch.bfloat16), *instruction_sets())
+    if asked and asked not in have:
+        raise ValueError(f"{INSTRUCTIONS} must be one of {', '.join(have)} here, got {asked!r}")
+    return asked or None
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether what is asked for in bfloat16 is multiplied in it on this CPU, not in float32: where that is faster, unless
+    ``DALI_ICGAN_INSTRUCTIONS`` demands it ("avx512_bf16") or names other instructions."""
+    asked = asked_instructions()
+    return asked == BFLOAT16 if asked else bfloat16_is_faster()
+
+
 class Forms:
     """Tiles of convolutions.
 
     Args:
         instructions: one of ``ops.instruction_sets()``.
-        dtype: float32 or float64.
+        dtype: float32, float64 or bfloat16.
         tiles: by ``key``; a convolution that is not there gets ``rule``'s.
 
     Attributes:
@@ -41,7 +61,7 @@ class Forms:
         """Those for this processor: of ``table``, and where it says nothing those that come with the package.
 
         Args:
-            dtype: float32 or float64.
+            dtype: float32, float64 or bfloat16.
             table: what ``dali-icgan tune`` wrote, or a loader's state holds; None for the package's alone.
 
         The instruction set is what ``DALI_ICGAN_INSTRUCTIONS`` says, so that unlike processors agree to the bit, else the widest here.
@@ -50,20 +70,23 @@ class Forms:
             ValueError: this processor does not have the instruction set, or the table is none.
             FileNotFoundError: there is no such file.
         """
-        have = instruction_sets()
-        instructions = os.environ.get(INSTRUCTIONS) or have[0]
-        if instructions not in have:
-            raise ValueError(f"{INSTRUCTIONS} must be one of {', '.join(have)} here, got {instructions!r}")
+        instructions = asked_instructions() or widest_instructions(dtype)
+        if dtype != torch.bfloat16:
+            instructions = _beside_bfloat16(instructions)
         name = table_name(instructions, dtype)
         tiles: dict[str, int] = {}
         for source in (SHIPPED, table):
             tiles.update(read_table(source).get(name, {}) if source is not None else {})
         return cls(instructions, dtype, tiles)
 
+    def instructions_of(self, dtype: torch.dtype) -> str:
+        """Those of what is computed in ``dtype``: a plan of bfloat16 has float32 as well."""
+        return self.instructions if dtype == self.dtype else _beside_bfloat16(self.instructions)
+
     def tile(self, r: int, inputs: int, outputs: int, size: int) -> int:
         """The tile of a convolution of r x r taps, from ``inputs`` to ``outputs`` channels, over ``size`` x ``size`` pixels."""
         name = key(r, inputs, outputs, size)
-        self.used[name] = self._tiles.get(name) or rule(r, size)
+        self.used[name] = self._tiles.get(name) or rule(r, size, self.dtype)
         return self.used[name]
 
     def table(self) -> dict[str, dict[str, int]]:
@@ -81,10 +104,15 @@ def key(r: int, inputs: int, outputs: int, size: int) -> str:
     return f"{r}x{r} {inputs}->{outputs} @{size}"
 
 
-def rule(r: int, size: int) -> int:
-    """Large tiles multiply least; on a map hardly larger than one they would compute what nobody reads."""
+def rule(r: int, size: int, dtype: torch.dtype = torch.float32) -> int:
+    """Large tiles multiply least; on a map hardly larger than one they would compute what nobody reads.
+
+    In bfloat16 they round four times as much as a convolution without a transform, so the early blocks, whose errors all others carry
+    on, do without: a generator's error is then no larger than that of the network as published, run in bfloat16.
+    """
     largest = TILES[r][-1]
-    return largest if size >= 2 * largest else TILES[r][-2] if r > 1 else 1
+    least = 16 * (r - 1) if dtype == torch.bfloat16 else 2 * largest
+    return largest if size >= least else TILES[r][-2] if r > 1 else 1
 
 
 def read_table(source: Table | str | Path) -> Table:
@@ -116,3 +144,7 @@ def read_table(source: Table | str | Path) -> Table:
                     f"{name} must give {convolution!r} one of the tiles {', '.join(map(str, allowed))}, got {tile!r}"
                 )
     return table
+
+
+def _beside_bfloat16(instructions: str) -> str:
+    return "avx512" if instructions == BFLOAT16 else instructions

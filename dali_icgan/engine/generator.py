@@ -45,7 +45,7 @@ class Generator:
         forms: Table | str | Path | None = None,
     ) -> None:
         config = checkpoint.config
-        self.device, self.dtype, self._compute = resolve(device, dtype)
+        self.device, self.dtype, self._compute = resolve(device, dtype, bfloat16_on_cpu=True)
         if self.device.type == "cuda" and self.dtype == torch.float64:
             raise ValueError("dtype must be float16, bfloat16 or float32 on CUDA, got torch.float64")
         self.config = config
@@ -94,7 +94,9 @@ class Generator:
             ValueError: a shape, dtype, device or label is not as above, or y is given (not given) to a plain (class-conditional)
                 generator; the message names the argument.
 
-        Numerics: within 5e-5 of float64 in float32, 1e-10 in float64. The CPU computes float16 and bfloat16 in float32. Runs repeat
+        Numerics: within 5e-5 of float64 in float32, 1e-10 in float64. The CPU computes float16 in float32, and
+            bfloat16 too but where that is faster (docs/numerics.md): then within 2e-2, or what the network as published errs by in
+            bfloat16, if that is more, and a fifth. Runs repeat
             exactly: on the CPU at equal instruction set and forms, on CUDA at equal n and library versions. Gradient mode, inference
             mode and autocast around it change nothing. On CUDA convolutions are never TF32; the few matrix products follow
             ``torch.backends.cuda.matmul`` as it was when the plan was made (float32 unless set).

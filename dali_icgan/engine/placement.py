@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from dali_icgan.engine.forms import multiplies_bfloat16
 from dali_icgan.errors import DeviceError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -38,20 +39,23 @@ def resolve_device(device: torch.device | str | None) -> torch.device:
 
 
 def resolve(
-    device: torch.device | str | None, dtype: torch.dtype | None
+    device: torch.device | str | None, dtype: torch.dtype | None, *, bfloat16_on_cpu: bool = False
 ) -> tuple[torch.device, torch.dtype, torch.dtype]:
     """Device, dtype of the results, dtype of the arithmetic.
 
     ``device`` None is the current CUDA device, else the CPU; ``dtype`` None is float16 on CUDA and float32 on the CPU. The CPU
-    computes half precision in float32 and only stores the results in it.
+    computes half precision in float32 and only stores the results in it; but bfloat16 in bfloat16 where that is faster
+    (``forms.multiplies_bfloat16``) and the model has a form for it, ``bfloat16_on_cpu``. docs/numerics.md has the table.
     """
     device = resolve_device(device)
     if dtype is None:
         dtype = torch.float16 if device.type == "cuda" else torch.float32
     if dtype not in _DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
-    half_on_cpu = device.type == "cpu" and dtype.itemsize < 4
-    return device, dtype, torch.float32 if half_on_cpu else dtype
+    if device.type == "cuda" or dtype.itemsize >= 4:
+        return device, dtype, dtype
+    multiplied = dtype == torch.bfloat16 and bfloat16_on_cpu and multiplies_bfloat16()
+    return device, dtype, torch.bfloat16 if multiplied else torch.float32
 
 
 def default_microbatch(device: torch.device, resolution: int) -> int:

@@ -1,8 +1,35 @@
 """Which instruction sets the kernels that are built for several find here."""
 
+import torch
+
 from dali_icgan._native import native
 
+BFLOAT16 = "avx512_bf16"
 
-def instruction_sets() -> tuple[str, ...]:
-    """What this processor has of "avx512", "avx2" and "generic", the widest first."""
-    return tuple(native().instruction_sets())
+
+def instruction_sets(dtype: torch.dtype = torch.float32) -> tuple[str, ...]:
+    """Those of this processor in which kernels compute with numbers of ``dtype``, the widest first.
+
+    Returns:
+        Of float32 and float64: "avx512", "avx2" and "generic". Of bfloat16: "avx512_bf16" (AVX-512 with BF16), or none. ("generic"
+        kernels of bfloat16 exist as well, to test by where there is no such processor, and are chosen by name alone.)
+    """
+    return tuple(name for name in native().instruction_sets() if (name == BFLOAT16) == (dtype == torch.bfloat16))
+
+
+def bfloat16_is_faster() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32: one of AMD's with "avx512_bf16" (Zen 4 and later document twice the
+    rate; Intel's with AVX512_BF16 have half of it). A property, not a measurement: it is the same in every process."""
+    return bool(native().processor_multiplies_bfloat16_faster())
+
+
+def widest_instructions(dtype: torch.dtype) -> str:
+    """The first of :func:`instruction_sets`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    have = instruction_sets(dtype)
+    if not have:
+        raise ValueError(f"dtype must be float32 or float64 on a processor without {BFLOAT16}, got {dtype}")
+    return have[0]

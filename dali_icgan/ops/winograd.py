@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dali_icgan._native import native, ref, threads
-from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.instructions import widest_instructions
 
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
 # Sides of an output tile, by the side r of the kernel. 1: no transform, which is all that other kernels and strides have.
 TILES = {1: (1,), 2: (1, 3, 5), 3: (1, 2, 4)}
 # The finite points, by the side of an input tile; as in csrc/ops/winograd/winograd_math.h.
@@ -20,8 +21,8 @@ _POINTS = {
 
 
 def channel_multiple(dtype: torch.dtype, instructions: str | None = None) -> int:
-    """What channels are padded to: the elements of a vector of ``instructions`` (None: the widest that the processor has)."""
-    return _layout(dtype, instructions or instruction_sets()[0])[0]
+    """What channels are padded to: the numbers of a vector of ``instructions`` (None: the widest that the processor has)."""
+    return _layout(dtype, instructions or widest_instructions(dtype))[0]
 
 
 def transforms(tile: int, r: int) -> tuple[list[list[Fraction]], list[list[Fraction]], list[list[Fraction]]]:
@@ -71,8 +72,9 @@ class PackedConvolution:
         weight: ``[out, in, r, r]`` on the CPU (doubled: r is 3); floating point, float64 to lose nothing.
         tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more. 1 at any other
             r, at a stride and of unpadded inputs.
-        dtype: float32 or float64, of everything that the convolution reads and writes.
-        instructions: of ``ops.instruction_sets()``; None is the first of them.
+        dtype: float32, float64 or bfloat16, of everything that the convolution reads and writes; but beside bfloat16 scale, shift and
+            bias are float32.
+        instructions: of ``ops.instruction_sets(dtype)``; None is the first of them. "generic" computes bfloat16 on any processor, slowly.
         doubled: see above; computed as :func:`upsampled_weight`.
         stride: from a pixel of out to the next, in pixels of x; 1 if doubled.
         padding: zeros around x, in pixels; None is r // 2, and all that doubled takes.
@@ -90,7 +92,9 @@ class PackedConvolution:
 
     Numerics: relative error (2-norm, random weights, 64 to 1024 channels) in float32 2e-7 to 3e-7 without a transform, 2e-7 to 5e-7
         for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
-        5e-15. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
+        5e-15. In bfloat16 2.3e-3 without a transform (as torch's: inputs are exact, weights and the result rounded once), 3.6e-3 to
+        3.8e-3 for F(2, 3) and F(3, 2), 9.4e-3 to 9.7e-3 for F(4, 3) and F(5, 2): transforms, sums and all that stands around are
+        float32, but transformed inputs and weights are rounded to bfloat16, to nearest even, subnormal ones to zero. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
         batch, threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike, or neither does.
     Source: Lavin and Gray 2015 (arXiv 1509.09308).
     """
@@ -127,16 +131,14 @@ class PackedConvolution:
             raise ValueError(f"padding must be {'None for a doubled map' if doubled else '0 or more'}, got {padding}")
         if unpadded and (doubled or tile > 1):
             raise ValueError("unpadded must be False where the map is doubled or a tile larger than 1")
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"dtype must be float32 or float64, got {dtype}")
         self.outputs, self.inputs = shape[:2]
         self.tile, self.dtype, self.doubled, self.stride, self.unpadded = tile, dtype, doubled, stride, unpadded
-        self.instructions = instructions or instruction_sets()[0]
-        width, panel = _layout(dtype, self.instructions)
+        self.instructions = instructions or widest_instructions(dtype)
+        width, panel, factors = _layout(dtype, self.instructions)
         self.padded_inputs, self.padded_outputs = (-(-c // width) * width for c in (self.inputs, self.outputs))
         if unpadded:
             self.padded_inputs = self.inputs
-        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, doubled, unpadded)
+        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, factors, doubled, unpadded)
         self.numel = self._weight.numel()
         self._native = self._describe()
 
@@ -203,7 +205,7 @@ class PackedConvolution:
             residual: as out; may be out itself.
             relu: whether a relu comes last.
 
-            All on the CPU and of ``dtype``, but for the workspace. out and workspace share no memory with each other or the rest.
+            All on the CPU and of ``dtype``, but for the workspace; scale, shift and bias are float32 beside bfloat16. out and workspace share no memory with each other or the rest.
 
         Raises:
             TypeError, ValueError: an argument is not as above; the message names it.
@@ -264,19 +266,19 @@ def winograd_reference(
     return F.relu(y) if relu else y
 
 
-def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int]:
-    """Elements of a vector, and vectors of a panel of packed weights."""
-    kinds = {torch.float32: native().DType.float32, torch.float64: native().DType.float64}
+def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int, int]:
+    """Elements of a vector, vectors of a panel of packed weights, inputs that lie side by side in it."""
+    kinds = {name: getattr(native().DType, str(name).removeprefix("torch.")) for name in DTYPES}
     if dtype not in kinds:
-        raise ValueError(f"dtype must be float32 or float64, got {dtype}")
-    width, panel = native().winograd_layout(kinds[dtype], instructions)
-    return width, panel
+        raise ValueError(f"dtype must be float32, float64 or bfloat16, got {dtype}")
+    width, panel, factors = native().winograd_layout(kinds[dtype], instructions)
+    return width, panel, factors
 
 
 def _packed(
-    weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, doubled: bool, unpadded: bool
+    weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, factors: int, doubled: bool, unpadded: bool
 ) -> Tensor:
-    """``[planes][panels][taps * padded in][panel]`` as one row; the last panel is as narrow as what is left."""
+    """``[planes][panels][taps * padded in / factors][panel][factors]`` as one row; the last panel is as narrow as what is left."""
     weight = weight.double()
     phases = 1
     if doubled:
@@ -297,7 +299,7 @@ def _packed(
     whole = columns - columns % panel
     pieces = []
     for plane in planes:
-        rounded = plane.to(dtype)
+        rounded = plane.to(dtype).unflatten(0, (-1, factors)).transpose(1, 2)
         pieces += [rounded[:, :whole].unflatten(1, (-1, panel)).transpose(0, 1).flatten(), rounded[:, whole:].flatten()]
     return torch.cat(pieces)
 

@@ -25,6 +25,9 @@ def test_a_table_comes_before_the_rule():
     assert forms.tile(3, 16, 32, 64) == 2
     assert forms.tile(3, 16, 32, 128) == rule(3, 128) == 4
     assert rule(2, 4) == 3
+    assert [rule(3, size, torch.bfloat16) for size in (16, 32)] == [2, 4]
+    assert [rule(2, size, torch.bfloat16) for size in (8, 16)] == [3, 5]  # of the map before it is doubled
+    assert rule(1, 64, torch.bfloat16) == 1
     assert rule(1, 4) == 1
     assert forms.table() == {"avx2 float32": {"3x3 16->32 @64": 2, "3x3 16->32 @128": 4}}
 
@@ -33,6 +36,7 @@ def test_the_packages_table_is_one():
     table = read_table(SHIPPED)
     assert table
     names = {table_name(i, d) for i in ("avx512", "avx2", "generic") for d in (torch.float32, torch.float64)}
+    names.add("avx512_bf16 bfloat16")
     assert table.keys() <= names
 
 
@@ -78,7 +82,8 @@ def test_instructions_can_be_held_to_fewer(monkeypatch):
     narrow = random_generator(32, 8)
     assert narrow._weights.first.instructions == have[-1]
     monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "mmx")
-    with pytest.raises(ValueError, match=f"DALI_ICGAN_INSTRUCTIONS must be one of {', '.join(have)} here, got 'mmx'"):
+    every = ", ".join((*ops.instruction_sets(torch.bfloat16), *have))
+    with pytest.raises(ValueError, match=f"DALI_ICGAN_INSTRUCTIONS must be one of {every} here, got 'mmx'"):
         Forms.of(torch.float32)
 
 

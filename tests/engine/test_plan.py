@@ -8,6 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dali_icgan import ops
+from dali_icgan.engine import load_generator
 from dali_icgan.engine.cpu_plan import CpuPlan, CpuWeights
 from dali_icgan.engine.cuda_plan import CudaPlan, CudaWeights
 from dali_icgan.engine.folding import fold
@@ -19,6 +20,7 @@ from tests.golden import OWN, load, own
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from eager import EagerGenerator
 
+BFLOAT16 = [*ops.instruction_sets(torch.bfloat16), "generic"]
 # Relative to the image's norm; of half precision, what the eager generator may err by is allowed as well.
 BOUNDS = {torch.float32: 2e-5, torch.float16: 5e-3, torch.bfloat16: 2e-2}
 
@@ -67,6 +69,75 @@ def test_the_plan_of_a_gpu_with_its_kernels_emulated(golden, dtype, on_emulated_
     assert (images.dtype, images.shape) == (dtype, exact.shape)
     assert images.is_contiguous(memory_format=torch.channels_last)
     assert error(images, exact) < allowed(folded, arguments, exact, dtype)
+
+
+def bfloat16_plan(folded, n, instructions):
+    forms = Forms(instructions, torch.bfloat16)
+    return CpuPlan(CpuWeights(folded, torch.bfloat16, forms), n, torch.bfloat16)
+
+
+@pytest.mark.parametrize("instructions", BFLOAT16)
+@pytest.mark.parametrize("path", [*OWN, Path("embedded")], ids=lambda p: p.stem)
+def test_bfloat16_on_a_cpu(path, instructions):
+    """From 32 to 256 px, random weights and trained ones: with the rule's tiles."""
+    if path.stem == "embedded":
+        folded = fold(read_generator("embedded"))
+        arguments = [*inputs(load_generator("embedded", "cpu"), 4), None]
+    else:
+        found = load(path)
+        folded, arguments = (
+            fold(read_generator(found["state_dict"])),
+            [found["z"].float(), found["h"].float(), found["y"]],
+        )
+    with torch.no_grad():
+        exact = EagerGenerator(folded)(
+            *(a.double() if a is not None and a.is_floating_point() else a for a in arguments)
+        )
+    plan = bfloat16_plan(folded, len(exact), instructions)
+    images = plan(*arguments)
+    assert torch.equal(plan(*arguments), images)
+    assert (images.dtype, images.shape) == (torch.bfloat16, exact.shape)
+    assert 1e-4 < error(images, exact) < allowed(folded, arguments, exact, torch.bfloat16)
+
+
+@pytest.mark.parametrize("instructions", BFLOAT16)
+def test_a_row_of_bfloat16_is_the_same_in_a_call_of_any_size_and_on_any_number_of_threads(monkeypatch, instructions):
+    folded = fold(read_generator(own("cc_res64")["state_dict"]))
+    arguments = inputs(load_generator(own("cc_res64")["state_dict"], "cpu"), 5)
+    torch.set_num_threads(1)
+    images = bfloat16_plan(folded, 5, instructions)(*arguments)
+    for threads, rows, cache in (
+        (2, slice(0, 5), 8 << 20),
+        (2, slice(3, 4), 1),
+        (1, slice(1, 4), 1),
+        (1, slice(0, 5), 300_000),
+    ):
+        torch.set_num_threads(threads)
+        monkeypatch.setattr("dali_icgan.engine.cpu_plan._CACHE", cache)
+        plan = bfloat16_plan(folded, rows.stop - rows.start, instructions)
+        assert torch.equal(plan(*(a[rows] for a in arguments)), images[rows])
+
+
+def test_a_generator_of_bfloat16(monkeypatch):
+    """Multiplied in bfloat16 where that is faster or demanded, else in float32 and rounded once; float32 stays what it is."""
+    if not ops.instruction_sets(torch.bfloat16):
+        pytest.skip("this processor has no products of bfloat16")
+    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "avx512")
+    wide, rounded = (random_generator(32, 8, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    arguments = inputs(wide, 3)
+    want = wide(*arguments)
+    assert torch.equal(rounded(*arguments), want.bfloat16())
+    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "avx512_bf16")
+    assert torch.equal(random_generator(32, 8)(*arguments), want)
+    assert torch.equal(random_generator(32, 8, dtype=torch.float16)(*arguments), want.half())
+    narrow = random_generator(32, 8, dtype=torch.bfloat16)
+    images = narrow(*arguments)
+    assert (images.dtype, narrow.dtype, narrow.prepare(3).compute) == (torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    assert list(narrow.forms) == ["avx512_bf16 bfloat16"]
+    assert not torch.equal(images, want.bfloat16())
+    assert error(images, want.double()) < BOUNDS[torch.bfloat16]
+    assert torch.equal(copy.deepcopy(narrow)(*arguments), images)
+    assert "torch.bfloat16" in narrow.prepare(3).describe(rounds=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -193,7 +264,7 @@ def test_describe_counts_what_the_published_form_multiplies(name, kind):
 
 def test_float64_is_for_cpus(monkeypatch):
     monkeypatch.setattr(
-        "dali_icgan.engine.generator.resolve", lambda *_: (torch.device("cuda:0"), torch.float64, torch.float64)
+        "dali_icgan.engine.generator.resolve", lambda *_, **__: (torch.device("cuda:0"), torch.float64, torch.float64)
     )
     with pytest.raises(ValueError, match="dtype must be float16, bfloat16 or float32 on CUDA"):
         random_generator(32, 8)

@@ -249,7 +249,7 @@ BYTES = attention_workspace(torch.float32, 6, 3, 5)
         ({"workspace": torch.ones(2 * BYTES, dtype=torch.uint8)[::2]}, ValueError, "workspace must be contiguous, got"),
         ({"workspace": torch.ones(2 * BYTES, dtype=torch.uint8)[1:]}, ValueError, "workspace must be aligned to 8 bytes, got an offset of 1"),
         ({"workspace": torch.ones(BYTES - 1, dtype=torch.uint8)}, ValueError, f"workspace must have at least {BYTES} bytes, got {BYTES - 1}"),
-        ({"instructions": "mmx"}, ValueError, r"instructions must be one of this processor's \(.*\), got mmx"),
+        ({"instructions": "mmx"}, ValueError, r"instructions must be one of this processor's \(.*\) in float32, got mmx"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_named(changed, error, message):

@@ -2,6 +2,7 @@ import gc
 import itertools
 import weakref
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -34,7 +35,10 @@ OTHERS = [
     (3, 4, False, {"padding": 2}),
     (2, 3, False, {"padding": 0}),
 ]
+# Kernels of bfloat16: by its instructions where the processor has them, and those that compute the same without.
+BFLOAT16 = [(torch.bfloat16, instructions) for instructions in (*instruction_sets(torch.bfloat16), "generic")]
 SETS = [(dtype, instructions) for dtype in (torch.float32, torch.float64) for instructions in instruction_sets()]
+SETS += BFLOAT16
 # n, height, width, in, out: one of everything, primes, beside the vector widths, several blocks of tiles, depths of several pieces
 SHAPES = [
     (1, 1, 1, 1, 1),
@@ -45,8 +49,13 @@ SHAPES = [
     (1, 4, 4, 300, 5),
     (2, 19, 20, 4, 9),
 ]
-# Relative error in the 2-norm, by type and side of the input tile (1: no transform). The largest seen here are 2.1e-6 and 4.6e-15.
-ALLOWED = {torch.float32: {1: 1e-6, 4: 1e-6, 6: 4e-6}, torch.float64: {1: 1e-14, 4: 1e-14, 6: 1e-14}}
+# Relative error in the 2-norm, by type and side of the input tile (1: no transform). The largest seen here are 2.1e-6 and 4.6e-15, of
+# bfloat16 3.3e-3, 5.9e-3 and 1.9e-2.
+ALLOWED = {
+    torch.float32: {1: 1e-6, 4: 1e-6, 6: 4e-6},
+    torch.float64: {1: 1e-14, 4: 1e-14, 6: 1e-14},
+    torch.bfloat16: {1: 4e-3, 4: 8e-3, 6: 2e-2},
+}
 GUARD = 64
 
 
@@ -56,6 +65,11 @@ def random(*shape, seed=0):
 
 def weights(outputs, inputs, r, seed=1):
     return random(outputs, inputs, r, r, seed=seed) / (inputs * r * r) ** 0.5
+
+
+def wide(dtype):
+    """Of scale, shift and bias."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def padded(x, dtype, channels):
@@ -93,7 +107,8 @@ def run(convolution, x, *, threads=1, relu=False, **tensors):
         name: convolution.padded_inputs if name in ("scale", "shift") else convolution.padded_outputs
         for name in tensors
     }
-    given = {name: padded(t, dtype, padding[name]) for name, t in tensors.items()}
+    types = {name: wide(dtype) if name in ("scale", "shift", "bias") else dtype for name in tensors}
+    given = {name: padded(t, types[name], padding[name]) for name, t in tensors.items()}
     returned = convolution(
         walled(padded(x, dtype, convolution.padded_inputs)), out, room[GUARD : GUARD + size], relu=relu, **given
     )
@@ -115,7 +130,8 @@ def relative(got, want):
 
 
 def surroundings(n, size, inputs, outputs, dtype):
-    """scale and shift, bias, residual, and a shortcut where the map can have one; rounded to dtype, so that the reference is exact."""
+    """scale and shift, bias, residual, and a shortcut where the map can have one; rounded as they will be, so that the reference is
+    exact."""
     height, width = size
     tensors = {
         "scale": random(n, inputs, seed=2),
@@ -125,7 +141,8 @@ def surroundings(n, size, inputs, outputs, dtype):
     }
     if height % 2 == 0 and width % 2 == 0:
         tensors["shortcut"] = random(n, height // 2, width // 2, outputs, seed=6)
-    return {name: t.to(dtype).double() for name, t in tensors.items()}
+    narrow = "residual", "shortcut"
+    return {name: t.to(dtype if name in narrow else wide(dtype)).double() for name, t in tensors.items()}
 
 
 @pytest.mark.parametrize(("tile", "r"), [(2, 3), (3, 2), (4, 3), (5, 2)])
@@ -281,6 +298,52 @@ def test_avx2_and_avx512_give_the_same_bits(r, tile, doubled, inputs, options, d
     assert torch.equal(run(one, x, **around), run(other, x, **around))
 
 
+@pytest.mark.parametrize(("dtype", "instructions"), BFLOAT16)
+@pytest.mark.parametrize("channels", [64, 1024])
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_bfloat16_at_many_channels(r, tile, doubled, channels, dtype, instructions):
+    """Without a transform as exact as rounding weights and result once; tiles as their docstring says."""
+    weight, x = weights(24, channels, r), random(1, 8, 8, channels).relu().bfloat16()
+    convolution = PackedConvolution(weight, tile, dtype, instructions, doubled=doubled)
+    most = {1: 3e-3, 4: 4.5e-3, 6: 1.2e-2}[1 if tile == 1 else tile + convolution.r - 1]
+    assert relative(run(convolution, x), winograd_reference(x, weight, doubled=doubled)) < most
+
+
+@pytest.mark.skipif(not instruction_sets(torch.bfloat16), reason="this processor has no products of bfloat16")
+@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
+def test_the_kernels_of_bfloat16_agree(r, tile, doubled):
+    """Products are exact and sums rounded alike; so without a transform, whose multiply-adds round once or twice, all bits are the same."""
+    x, weight = random(2, 7, 6, 304), weights(20, 304, r)
+    one, other = (PackedConvolution(weight, tile, *kind, doubled=doubled) for kind in BFLOAT16)
+    around = surroundings(2, one.output_size(7, 6), 304, 20, torch.bfloat16)
+    del around["scale"], around["shift"]
+    got, want = run(one, x, **around), run(other, x, **around)
+    if tile == 1:
+        assert torch.equal(got, want)
+    else:
+        assert relative(got, want.double()) < 2e-3
+
+
+@pytest.mark.parametrize(("dtype", "instructions"), BFLOAT16)
+def test_the_second_product_of_a_pair_is_added_first(dtype, instructions):
+    """And each sum is rounded to float: 2^24 + 1 is none, 1 - 2^24 is."""
+    convolution = PackedConvolution(torch.ones(1, 4, 1, 1), 1, dtype, instructions)
+    large = 2.0**24
+    x = torch.tensor([[1, 0, -large, large], [1, 0, large, -large], [0, 1, -large, large]]).view(1, 1, 3, 4)
+    assert run(convolution, x).flatten().tolist() == [0, 1, 0]
+
+
+def test_results_in_bfloat16_are_rounded_to_nearest_even():
+    for _, instructions in BFLOAT16:
+        convolution = PackedConvolution(torch.ones(1, 1, 1, 1), 1, torch.bfloat16, instructions)
+        x = torch.tensor([1.0, float("inf"), float("-inf"), float("nan"), -0.0, 3e38, 2e-38]).view(1, 1, 7, 1)
+        got = run(convolution, x).flatten()
+        assert torch.equal(got.nan_to_num(7), x.bfloat16().flatten().nan_to_num(7))
+        # Halfway between two numbers: to the even one.
+        bias, x = torch.tensor([2.0**-8]), torch.tensor([1.0, 1.0 + 2.0**-7]).view(1, 1, 2, 1)
+        assert run(convolution, x, bias=bias).flatten().tolist() == [1.0, 1.0 + 2.0**-6]
+
+
 @pytest.mark.parametrize("threads", [2, 3, 5])
 def test_threads_share_outputs_where_tiles_are_few(threads):
     convolution = PackedConvolution(weights(300, 40, 3), 4)
@@ -298,9 +361,9 @@ def test_other_samples_infinities_stay_theirs():
     assert got[1].isnan().all()
 
 
-@pytest.mark.parametrize("instructions", instruction_sets())
-def test_relu_keeps_nan(instructions):
-    convolution = PackedConvolution(torch.ones(1, 1, 1, 1), 1, instructions=instructions)
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+def test_relu_keeps_nan(dtype, instructions):
+    convolution = PackedConvolution(torch.ones(1, 1, 1, 1), 1, dtype, instructions)
     x = torch.tensor([float("nan"), -1.0, 2.0]).view(1, 1, 3, 1)
     ones = torch.ones(1, 1)
     for got in (run(convolution, x, relu=True), run(convolution, x, scale=ones, shift=0 * ones)):
@@ -309,25 +372,25 @@ def test_relu_keeps_nan(instructions):
 
 
 @pytest.mark.parametrize("offset", [1, 2, 3])
-def test_any_address_gives_the_same_bits(offset):
-    convolution = PackedConvolution(weights(20, 20, 3), 2)
+@pytest.mark.parametrize(("dtype", "instructions"), [(torch.float32, None), *BFLOAT16])
+def test_any_address_gives_the_same_bits(offset, dtype, instructions):
+    convolution = PackedConvolution(weights(20, 20, 3), 2, dtype, instructions)
     c_in, c_out = convolution.padded_inputs, convolution.padded_outputs
 
     def moved(x):
         room = torch.empty(x.numel() + offset, dtype=x.dtype)
         return room[offset:].view(x.shape).copy_(x)
 
-    x = padded(random(2, 6, 6, 20), torch.float32, c_in)
+    x = padded(random(2, 6, 6, 20), dtype, c_in)
     around = {
-        name: padded(t, torch.float32, c_in if name in ("scale", "shift") else c_out)
-        for name, t in surroundings(2, (6, 6), 20, 20, torch.float32).items()
+        name: padded(t, dtype if t.ndim == 4 else wide(dtype), c_in if name in ("scale", "shift") else c_out)
+        for name, t in surroundings(2, (6, 6), 20, 20, dtype).items()
     }
     size = convolution.workspace(2, 6, 6)
-    want = convolution(x, torch.empty(2, 6, 6, c_out), torch.empty(size, dtype=torch.uint8), **around)
+    out = torch.empty(2, 6, 6, c_out, dtype=dtype)
+    want = convolution(x, out.clone(), torch.empty(size, dtype=torch.uint8), **around)
     room = torch.empty(size + 8 * offset, dtype=torch.uint8)[8 * offset :]
-    got = convolution(
-        moved(x), moved(torch.empty(2, 6, 6, c_out)), room, **{name: moved(t) for name, t in around.items()}
-    )
+    got = convolution(moved(x), moved(out), room, **{name: moved(t) for name, t in around.items()})
     assert torch.equal(got, want)
 
 
@@ -412,6 +475,9 @@ def test_widths():
         if instructions in instruction_sets():
             assert channel_multiple(torch.float32, instructions) == width
             assert channel_multiple(torch.float64, instructions) == width // 2
+    for instructions in instruction_sets(torch.bfloat16):
+        assert channel_multiple(torch.bfloat16) == channel_multiple(torch.bfloat16, instructions) == 16
+    assert channel_multiple(torch.bfloat16, "generic") == 4
     convolution = PackedConvolution(weights(5, 9, 3), 3, torch.float32, "generic", doubled=True)
     assert (convolution.inputs, convolution.outputs) == (9, 5)
     assert (convolution.padded_inputs, convolution.padded_outputs) == (12, 8)
@@ -441,12 +507,18 @@ def test_widths():
         ((torch.ones(1, 1, 3, 3), 1), {"padding": 1, "doubled": True}, ValueError, "padding must be None for a doubled map, got 1"),
         ((torch.ones(1, 1, 3, 3), 2), {"unpadded": True}, ValueError, "unpadded must be False where the map is doubled or a tile larger than 1"),
         ((torch.ones(1, 1, 3, 3), 1), {"unpadded": True, "doubled": True}, ValueError, "unpadded must be False where the map is doubled"),
-        ((torch.ones(1, 1, 3, 3), 2, torch.float16), {}, ValueError, "dtype must be float32 or float64, got torch.fl"),
+        ((torch.ones(1, 1, 3, 3), 2, torch.float16), {}, ValueError, "dtype must be float32, float64 or bfloat16, got torch.float16"),
+        (
+            (torch.ones(1, 1, 3, 3), 2, torch.bfloat16, "avx2"),
+            {},
+            ValueError,
+            r"instructions must be one of this processor's \(generic.*\) in bfloat16, got avx2",
+        ),
         (
             (torch.ones(1, 1, 3, 3), 2, torch.float32, "mmx"),
             {},
             ValueError,
-            r"instructions must be one of this processor's \(.*\), got mmx",
+            r"instructions must be one of this processor's \(generic.*\) in float32, got mmx",
         ),
     ],
 )  # fmt: skip
@@ -456,8 +528,51 @@ def test_a_wrong_weight_is_named(arguments, options, error, message):
 
 
 def test_a_wrong_type_of_channel_multiple_is_named():
-    with pytest.raises(ValueError, match=r"dtype must be float32 or float64, got torch.int8"):
+    with pytest.raises(ValueError, match=r"dtype must be float32, float64 or bfloat16, got torch.int8"):
         channel_multiple(torch.int8)
+
+
+def test_bfloat16_needs_its_instructions(monkeypatch):
+    processor = SimpleNamespace(instruction_sets=lambda: ["avx512", "avx2", "generic"])
+    monkeypatch.setattr("dali_icgan.ops.instructions.native", lambda: processor)
+    assert instruction_sets(torch.float64) == ("avx512", "avx2", "generic")
+    message = "dtype must be float32 or float64 on a processor without avx512_bf16, got torch.bfloat16"
+    with pytest.raises(ValueError, match=message):
+        PackedConvolution(torch.ones(1, 1, 3, 3), 2, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"x": torch.ones(2, 4, 6, 4)}, "x must be bfloat16, got float32"),
+        ({"out": torch.ones(2, 4, 6, 8)}, "out must be bfloat16, got float32"),
+        ({"scale": torch.ones(2, 4).bfloat16()}, "scale must be float32, got bfloat16"),
+        ({"shift": torch.ones(2, 4).bfloat16()}, "shift must be float32, got bfloat16"),
+        ({"bias": torch.ones(8).bfloat16()}, "bias must be float32, got bfloat16"),
+        ({"shortcut": torch.ones(2, 2, 3, 8)}, "shortcut must be bfloat16, got float32"),
+        ({"residual": torch.ones(2, 4, 6, 8)}, "residual must be bfloat16, got float32"),
+    ],
+)
+def test_a_wrong_tensor_beside_bfloat16_is_named(changed, message):
+    convolution = PackedConvolution(torch.ones(8, 4, 3, 3), 2, torch.bfloat16, "generic")
+    tensors = {
+        "x": torch.ones(2, 4, 6, 4).bfloat16(),
+        "out": torch.empty(2, 4, 6, 8).bfloat16(),
+        "workspace": torch.empty(convolution.workspace(2, 4, 6), dtype=torch.uint8),
+        "scale": torch.ones(2, 4),
+        "shift": torch.ones(2, 4),
+    }
+    convolution.bind(**tensors)
+    with pytest.raises(ValueError, match=message):
+        convolution.bind(**{**tensors, **changed})
+
+
+def test_memory_shared_with_bfloat16_is_refused():
+    convolution = PackedConvolution(torch.ones(4, 4, 3, 3), 2, torch.bfloat16, "generic")
+    both = torch.empty(2 * 96 - 1, dtype=torch.bfloat16)  # the last element of out is the first of x
+    workspace = torch.empty(convolution.workspace(1, 4, 6), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="out must not share memory with x, got an overlap"):
+        convolution.bind(both[95:].view(1, 4, 6, 4), both[:96].view(1, 4, 6, 4), workspace)
 
 
 BYTES = PackedConvolution(torch.ones(8, 4, 3, 3), 2, torch.float32, "generic").workspace(2, 4, 6)

@@ -1,6 +1,7 @@
 #include <cstdint>
 
 #include "attention_kernels.h"
+#include "core/scalar.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>

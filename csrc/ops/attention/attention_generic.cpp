@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "attention_kernels.h"
+#include "core/scalar.h"
 
 namespace di::attention {
 namespace generic {

@@ -1,5 +1,6 @@
 #include <cstdint>
 
+#include "core/scalar.h"
 #include "tail_kernels.h"
 
 #if defined(__x86_64__)

@@ -16,6 +16,9 @@
 // For the CPU only, where libraries convolve directly, near the processor's peak: there only fewer operations help. On CUDA this place
 // is cuDNN's, whose tensor cores leave Winograd's transforms nothing to gain.
 //
+// T is float, double or BFloat16: maps and weights are stored in it, all else is computed in Wide<T>. Of BFloat16 the transformed inputs are
+// rounded to it again, for an instruction that adds the products of two channels at once to a float sum: pairs of channels lie side by side.
+//
 // All maps are channels-last, their channels padded to a multiple of the vector's width: padding is zero in x and in the weights, and
 // finite (zero, say) in scale and shift; what is written to it is zero (plus the padding of bias, shortcut and residual).
 //   unpadded (m = 1, no scale)  x has its channels as they are, for maps of few: taps * inputs are padded together
@@ -27,6 +30,7 @@
 #include <cstdint>
 
 #include "core/instructions.h"
+#include "core/scalar.h"
 
 namespace di {
 
@@ -40,18 +44,20 @@ struct WinogradParams {
 
 template <class T> struct WinogradTensors {
   const T* x;          // [n, height, width, inputs]
-  const T* scale;      // [n, inputs], rows scale_stride apart; with shift, or both null: no scale, no shift, no relu
-  const T* shift;      // [n, inputs]
-  const T* weight;     // [planes][panels][taps * inputs][panel * width] (unpadded: rows of zeros behind them), the last panel as narrow as what is left
-  const T* bias;       // [outputs] or null
+  const Wide<T>* scale;   // [n, inputs], rows scale_stride apart; with shift, or both null: no scale, no shift, no relu
+  const Wide<T>* shift;   // [n, inputs]
+  const T* weight;     // [planes][panels][taps * inputs / factors][panel * width][factors] (unpadded: zeros behind the inputs), the last
+                       // panel as narrow as what is left
+  const Wide<T>* bias;    // [outputs] or null
   const T* shortcut;   // [n, out height / 2, out width / 2, outputs], upsampled by nearest, or null
   const T* residual;   // as out, may be out itself, or null
   T* out;              // [n, out height, out width, outputs]
 };
 
 struct WinogradLayout {
-  int width;   // elements of a vector: what channels are padded to
-  int panel;   // vectors of a panel of packed weights
+  int width;     // elements of a vector: what channels are padded to
+  int panel;     // vectors of a panel of packed weights
+  int factors;   // inputs that one instruction of the matrix product takes: 1, of bfloat16 2
 };
 
 template <class T> WinogradLayout winograd_layout(Instructions instructions);

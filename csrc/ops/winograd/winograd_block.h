@@ -1,7 +1,8 @@
 // One block of tiles, once for all instruction sets: input transform, matrix products, output transform. Included by one translation
 // unit an instruction set, inside a namespace of its own and behind its target pragma, with no standard header after it: whatever is
 // instantiated here is compiled for that processor. V is a vector type with
-//   Element, kWidth, load, store, all, +, -, *, plus_product(a, b, c) = c + a b, minus_product(a, b, c) = c - a b, relu
+//   Element, Number, kWidth, load, store, all, +, -, *, plus_product(a, b, c) = c + a b, minus_product(a, b, c) = c - a b, relu
+// Elements are stored, numbers computed; one is the other but for bfloat16, whose transforms, sums and surroundings are float.
 // No #pragma once: it belongs to the namespace that it is included in.
 
 using di::winograd::Kernels;
@@ -9,32 +10,45 @@ using di::winograd::Plan;
 using di::winograd::Work;
 
 template <class V> using Element = typename V::Element;
+template <class V> using Number = typename V::Number;
+
+// What an instruction of the matrix product takes of either side: for each sum one number, of bfloat16 two (Pairs).
+template <class V> struct Singles {
+  static constexpr int kNumbers = 1;
+  V v;
+  static inline __attribute__((always_inline)) Singles load(const Element<V>* p) { return {V::load(p)}; }
+  static inline __attribute__((always_inline)) Singles all(const Element<V>* p) { return {V::all(*p)}; }
+  static inline __attribute__((always_inline)) V plus_products(Singles a, Singles b, V c) { return V::plus_product(a.v, b.v, c); }
+};
+template <class V> struct FactorsOf { using Type = Singles<V>; };
+template <class V> using Factors = typename FactorsOf<V>::Type;
 
 // R rows of tiles times C vectors of outputs over `depth` channels (a multiple of the width), added to m if `more`.
-//   a: [depth / width][block][width], first row    b: [depth][C * width]    m: [C][block][width], first row
+//   a: [depth / width][block][width], first row    b: [depth / factors][C * width][factors]    m: [C][block][width], first row
 // next, next + other: weights of later use, fetched into the second-level cache on the way. From memory, where large layers have theirs,
 // the first row alone would have to wait for b; this hides it behind the arithmetic (1.3 to 1.9 times as fast).
 template <class V, int R, int C>
-void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, Element<V>* __restrict m, int64_t depth, int64_t block,
+void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, Number<V>* __restrict m, int64_t depth, int64_t block,
               bool more, const Element<V>* next, int64_t other) {
-  constexpr int W = V::kWidth;
+  using Taken = Factors<V>;
+  constexpr int W = V::kWidth, N = Taken::kNumbers;
   V sum[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sum[r][c] = V::all(0);
   for (int64_t k = 0; k < depth; k += W, a += (block - 1) * W) {
-    for (int i = 0; i < W; ++i, ++a, b += C * W, next += C * W) {
+    for (int i = 0; i < W; i += N, a += N, b += C * W * N, next += C * W * N) {
       __builtin_prefetch(next, 0, 2);
       __builtin_prefetch(next + other, 0, 2);
-      V right[C];
+      Taken right[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) right[c] = V::load(b + c * W);
+      for (int c = 0; c < C; ++c) right[c] = Taken::load(b + c * W * N);
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
-        const V left = V::all(a[r * W]);
+        const Taken left = Taken::all(a + r * W);
 #pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) sum[r][c] = V::plus_product(left, right[c], sum[r][c]);
+        for (int c = 0; c < C; ++c) sum[r][c] = Taken::plus_products(left, right[c], sum[r][c]);
       }
     }
   }
@@ -42,23 +56,23 @@ void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, El
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      Element<V>* to = m + (c * block + r) * W;
+      Number<V>* to = m + (c * block + r) * W;
       (more ? V::load(to) + sum[r][c] : sum[r][c]).store(to);
     }
 }
 
 // All rows of a block, in nearly equal passes. A row's sum is the same chain whatever pass it falls into.
 template <class V, int Rows, int C>
-void multiply_rows(const Element<V>* a, const Element<V>* b, Element<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
+void multiply_rows(const Element<V>* a, const Element<V>* b, Number<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
                    const Element<V>* next) {
-  constexpr int W = V::kWidth;
+  constexpr int W = V::kWidth, N = Factors<V>::kNumbers;
   const int64_t passes = (tiles + Rows - 1) / Rows, least = tiles / passes, larger = tiles % passes;
   for (int64_t pass = 0, row = 0; pass < passes; ++pass) {
     const int64_t rows = least + (pass < larger);
     const Element<V>* from = a + row * W;
-    Element<V>* to = m + row * W;
-    const Element<V>* fetch = next + pass % C * W;                 // a column of what comes next in each pass,
-    const int64_t other = passes == 1 ? int64_t{C - 1} * W : 0;   // or two in the only one
+    Number<V>* to = m + row * W;
+    const Element<V>* fetch = next + pass % C * W * N;                 // a column of what comes next in each pass,
+    const int64_t other = passes == 1 ? int64_t{C - 1} * W * N : 0;   // or two in the only one
     row += rows;
     switch (rows) {
 #define DI_ROWS(R) \
@@ -88,7 +102,7 @@ template <class V, int Rows, int Panel> void multiply_planes(const Work<Element<
       const int64_t depth = plan.depth - begin < kDepth ? plan.depth - begin : kDepth;
       const Element<V>* a = work.inputs + plane * plan.input_plane + begin * plan.block;
       for (int64_t column = first; column < last; column += Panel) {
-        Element<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.block * W;
+        Number<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.block * W;
         const Element<V>* b = weights(plane, column, begin);
         const Element<V>* next = column + Panel < last         ? weights(plane, column + Panel, begin)
                                  : begin + depth < plan.depth ? weights(plane, first, begin + depth)
@@ -126,8 +140,8 @@ template <class V, bool Scaled> void gather_taps(const Work<Element<V>>& work) {
   for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
     const int64_t y = place.y * params.stride - params.padding, x = place.x * params.stride - params.padding;
     const T* sample = work.tensors.x + place.n * params.height * params.width * inputs;
-    const T* scale = work.tensors.scale + place.n * params.scale_stride;
-    const T* shift = work.tensors.shift + place.n * params.shift_stride;
+    const Number<V>* scale = work.tensors.scale + place.n * params.scale_stride;
+    const Number<V>* shift = work.tensors.shift + place.n * params.shift_stride;
     T* to = work.inputs + t * W;
     for (int i = 0; i < params.r; ++i)
       for (int j = 0; j < params.r; ++j) {
@@ -156,7 +170,7 @@ template <class V> void gather_unpadded(const Work<Element<V>>& work) {
     const int64_t y = place.y * params.stride - params.padding, x = place.x * params.stride - params.padding;
     const int64_t begin = x < 0 ? -x * inputs : 0, right = (params.width - x) * inputs, end = right < run ? right : run;
     const T* from = work.tensors.x + ((place.n * params.height + y) * params.width + x) * inputs;
-    for (int64_t k = 0; k < plan.depth; ++k) work.row[k] = 0;
+    for (int64_t k = 0; k < plan.depth; ++k) work.row[k] = T{};
     T* row = work.row;
     for (int i = 0; i < params.r; ++i, from += params.width * inputs, row += run)
       if (y + i >= 0 && y + i < params.height)
@@ -173,8 +187,8 @@ void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, in
   constexpr int W = V::kWidth, A = M + R - 1;
   const Plan& plan = work.plan;
   const int64_t height = work.params.height, width = work.params.width, inputs = work.params.inputs;
-  const T* scale = work.tensors.scale + n * work.params.scale_stride;
-  const T* shift = work.tensors.shift + n * work.params.shift_stride;
+  const Number<V>* scale = work.tensors.scale + n * work.params.scale_stride;
+  const Number<V>* shift = work.tensors.shift + n * work.params.shift_stride;
   const T* from = work.tensors.x + ((n * height + y) * width + x) * inputs;
   T* to = work.inputs + t * W;
   for (int64_t c = 0; c < inputs; c += W, from += W, to += plan.block * W) {
@@ -231,7 +245,7 @@ template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& 
   for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
     const auto [n, z_y, z_x] = place;
     for (int64_t column = first; column < last; ++column) {
-      const T* from = work.outputs + ((column - first) * plan.block + t) * W;
+      const Number<V>* from = work.outputs + ((column - first) * plan.block + t) * W;
       V z[M][M];
       if constexpr (M == 1) {
         z[0][0] = V::load(from);
@@ -298,5 +312,5 @@ template <class V, int Rows, int Panel> void run(const Work<Element<V>>& work) {
 }
 
 template <class V, int Rows, int Panel> constexpr Kernels<Element<V>> kernels() {
-  return {{V::kWidth, Panel}, Rows, &run<V, Rows, Panel>};
+  return {{V::kWidth, Panel, Factors<V>::kNumbers}, Rows, &run<V, Rows, Panel>};
 }

@@ -15,6 +15,7 @@ namespace {
 template <class T> constexpr KernelSets<Kernels<T>> kSets{};
 template <> constexpr KernelSets<Kernels<float>> kSets<float>{{&generic_float, DI_X86(&avx2_float), DI_X86(&avx512_float)}};
 template <> constexpr KernelSets<Kernels<double>> kSets<double>{{&generic_double, DI_X86(&avx2_double), DI_X86(&avx512_double)}};
+template <> constexpr KernelSets<Kernels<BFloat16>> kSets<BFloat16>{{&generic_bfloat16, nullptr, nullptr, DI_X86(&avx512_bfloat16)}};
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -39,12 +40,17 @@ template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kerne
   plan.block = plan.tiles ? divide_up(plan.tiles, divide_up(plan.tiles, most)) : 1;
   // A line more, so that the planes of one tile do not all meet in one set of the cache.
   plan.input_plane = plan.block * plan.depth + kLine / sizeof(T);
-  plan.output_plane = plan.block * plan.group * width + kLine / sizeof(T);
+  plan.output_plane = plan.block * plan.group * width + kLine / sizeof(Wide<T>);
   return plan;
 }
 
+int64_t lines(int64_t bytes) { return divide_up(bytes, kLine) * kLine; }
+
+template <class T> int64_t input_bytes(const Plan& plan) { return lines(plan.planes * plan.input_plane * sizeof(T)); }
+template <class T> int64_t output_bytes(const Plan& plan) { return lines(plan.planes * plan.output_plane * sizeof(Wide<T>)); }
+
 template <class T> int64_t workspace_of(const Plan& plan) {
-  return divide_up((plan.planes * (plan.input_plane + plan.output_plane) + plan.depth) * sizeof(T), kLine) * kLine;
+  return input_bytes<T>(plan) + output_bytes<T>(plan) + lines(plan.depth * sizeof(T));
 }
 
 }  // namespace
@@ -70,9 +76,10 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
   // A range of this loop is a share of the workspace, not of the work.
   parallel_for(std::min<int64_t>(threads, items), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t share = begin; share < end; ++share) {
-      T* inputs = reinterpret_cast<T*>(static_cast<char*>(workspace) + share * bytes);
-      T* outputs = inputs + plan.planes * plan.input_plane;
-      T* row = outputs + plan.planes * plan.output_plane;
+      char* room = static_cast<char*>(workspace) + share * bytes;
+      T* inputs = reinterpret_cast<T*>(room);
+      Wide<T>* outputs = reinterpret_cast<Wide<T>*>(room + input_bytes<T>(plan));
+      T* row = reinterpret_cast<T*>(room + input_bytes<T>(plan) + output_bytes<T>(plan));
       for (int64_t item; (item = next++) < items;) {
         const int64_t first_tile = item % blocks * plan.block, first_column = item / blocks * part;
         kernels.run({tensors, params, plan, first_tile, std::min(plan.block, plan.tiles - first_tile), first_column,
@@ -84,9 +91,12 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
 
 template WinogradLayout winograd_layout<float>(Instructions);
 template WinogradLayout winograd_layout<double>(Instructions);
+template WinogradLayout winograd_layout<BFloat16>(Instructions);
 template int64_t winograd_workspace<float>(const WinogradParams&, Instructions);
 template int64_t winograd_workspace<double>(const WinogradParams&, Instructions);
+template int64_t winograd_workspace<BFloat16>(const WinogradParams&, Instructions);
 template void winograd_cpu(const WinogradTensors<float>&, const WinogradParams&, Instructions, void*, int);
 template void winograd_cpu(const WinogradTensors<double>&, const WinogradParams&, Instructions, void*, int);
+template void winograd_cpu(const WinogradTensors<BFloat16>&, const WinogradParams&, Instructions, void*, int);
 
 }  // namespace di

@@ -23,7 +23,7 @@ template <class T> struct Work {
   const Plan& plan;
   int64_t first_tile, tiles, first_column, last_column;
   T* inputs;    // [planes][depth / width][block][width], planes input_plane apart
-  T* outputs;   // [planes][group][block][width], planes output_plane apart
+  Wide<T>* outputs;   // [planes][group][block][width], planes output_plane apart
   T* row;       // [depth], of one tile
 };
 
@@ -35,5 +35,6 @@ template <class T> struct Kernels {
 
 extern const Kernels<float> generic_float, avx2_float, avx512_float;
 extern const Kernels<double> generic_double, avx2_double, avx512_double;
+extern const Kernels<BFloat16> generic_bfloat16, avx512_bfloat16;
 
 }  // namespace di::winograd

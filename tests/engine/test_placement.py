@@ -1,0 +1,81 @@
+"""Which dtype a model is computed in: docs/numerics.md has the table, and these tests read it."""
+
+import platform
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from dali_icgan.engine import forms, placement
+from dali_icgan.ops.instructions import bfloat16_is_faster
+
+PAGE = Path(__file__).parents[2] / "docs" / "numerics.md"
+ROWS = [
+    [cell.strip() for cell in row[1:-1].split("|")]
+    for row in re.findall(r"^\| (?:cpu|cuda) \|.*\|$", PAGE.read_text(), re.MULTILINE)
+]
+
+
+def processor(monkeypatch, *, has=True, faster=False, asked=None):
+    monkeypatch.delenv("DALI_ICGAN_INSTRUCTIONS", raising=False)
+    if asked is not None:
+        monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", asked)
+    sets = {torch.bfloat16: ("avx512_bf16",) if has else ()}
+    monkeypatch.setattr(forms, "instruction_sets", lambda dtype=None: sets.get(dtype, ("avx512", "avx2", "generic")))
+    monkeypatch.setattr(forms, "bfloat16_is_faster", lambda: faster)
+
+
+def test_the_page_has_every_case():
+    dtypes = [str(dtype).removeprefix("torch.") for dtype in placement._DTYPES]
+    cases = [(device, dtype) for device in ("cpu", "cuda") for dtype in ("None", *dtypes)]
+    assert sorted((device, dtype) for device, dtype, *_ in ROWS) == sorted([*cases, ("cpu", "bfloat16")])
+
+
+@pytest.mark.parametrize(("device", "asked", "where", "stored", "generator", "extractor"), ROWS)
+def test_the_pages_rows(device, asked, where, stored, generator, extractor, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    dtype = None if asked == "None" else getattr(torch, asked)
+    faster = {"": (False, True), "bfloat16 is faster": (True,), "it is not": (False,)}[where]
+    for given in faster:
+        processor(monkeypatch, faster=given)
+        if stored == "ValueError":
+            continue
+        for model, has_form in ((generator, True), (extractor, False)):
+            found = placement.resolve(device, dtype, bfloat16_on_cpu=has_form)
+            assert found == (placement.resolve_device(device), getattr(torch, stored), getattr(torch, model))
+
+
+@pytest.mark.parametrize(
+    ("has", "faster", "asked", "multiplied"),
+    [
+        (True, False, None, False),
+        (True, True, None, True),
+        (True, True, "", True),
+        (True, False, "avx512_bf16", True),
+        (True, True, "avx512", False),
+        (True, True, "generic", False),
+        (False, False, None, False),
+    ],
+)
+def test_the_environment_decides_before_the_processor(monkeypatch, has, faster, asked, multiplied):
+    processor(monkeypatch, has=has, faster=faster, asked=asked)
+    assert forms.multiplies_bfloat16() == multiplied
+    assert placement.resolve("cpu", None, bfloat16_on_cpu=True)[1:] == (torch.float32, torch.float32)
+
+
+def test_instructions_that_are_not_there_are_named(monkeypatch):
+    processor(monkeypatch, has=False, asked="avx512_bf16")
+    message = "DALI_ICGAN_INSTRUCTIONS must be one of avx512, avx2, generic here, got 'avx512_bf16'"
+    for call in (forms.multiplies_bfloat16, lambda: placement.resolve("cpu", torch.bfloat16, bfloat16_on_cpu=True)):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.skipif(platform.system() != "Linux" or platform.machine() != "x86_64", reason="reads an x86 Linux's words")
+def test_which_processors_are_faster_in_bfloat16():
+    """Those of AMD that have it, as Linux calls them."""
+    words = Path("/proc/cpuinfo").read_text()
+    assert bfloat16_is_faster() == ("AuthenticAMD" in words and "avx512_bf16" in words.split())
