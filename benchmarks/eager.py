@@ -49,7 +49,7 @@ class EagerGenerator(nn.Module):
         self.config = folded.config
         self.memory_format = memory_format
         self.embedding = None if folded.embedding is None else nn.Parameter(folded.embedding)
-        self.feature = _linear(folded.feature, folded.feature_bias)
+        self.feature = _linear(folded.feature.weight, folded.feature.bias)
         first = folded.config.in_channels[0]
         order = torch.arange(BOTTOM**2 * first).view(BOTTOM**2, first).T.flatten()  # channel, pixel: as published
         self.first = _linear(folded.first[order], folded.first_bias[order])

@@ -63,7 +63,7 @@ class Generation(Background):
         device = augment.device
         # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
         if augment.generator is not None:
-            augment.generator.prepare(augment.microbatch)
+            augment.generator.prepare(augment.microbatch, embedded=augment.embed_bank)
         if augment.extractor is not None and augment.needs_own_image:
             augment.extractor.prepare(augment.microbatch)
         # 0 is the lowest priority there is, and the default stream's, on which training steps usually run; the loader's own is higher.

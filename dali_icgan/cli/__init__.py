@@ -247,11 +247,17 @@ def features_command(
     device: Device = None,
     dtype: Annotated[StoredAs, typer.Option(help="How the bank holds numbers.")] = StoredAs.fp16,
     exif: Annotated[bool, typer.Option("--exif", help="Rotate images as EXIF says.")] = False,
+    embed: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|embedded", help="Store them also as this generator embeds them, for DAICGAN(embed_bank=True)."
+        ),
+    ] = None,
 ) -> None:
     """Compute every image's features once; a replaced image is then not even read."""
     from dali_icgan.cli.features import run
 
-    run(folder, out, extractor, resolution, align_corners, batch_size, device, dtype.value, exif)
+    run(folder, out, extractor, resolution, align_corners, batch_size, device, dtype.value, exif, embed)
 
 
 @app.command("train")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.cli.facts import grid, megabytes
-from dali_icgan.engine import load_extractor
+from dali_icgan.engine import load_extractor, load_generator
 
 _LISTED = 5
 
@@ -23,8 +23,12 @@ def run(
     device: str | None,
     dtype: str,
     exif: bool,
+    embed: str | None,
 ) -> None:
     """Build the bank, or go on with it, and say what it holds."""
+    embedder = (
+        None if embed is None else load_generator(embed, "cpu")
+    )  # first: a wrong file is known before the hours of work
     model = load_extractor(extractor, device, resolution=resolution, align_corners=align_corners)
     fresh = not out.exists()
     begin = perf_counter()
@@ -37,6 +41,8 @@ def run(
         exif=exif,
     )
     seconds = perf_counter() - begin
+    if embedder is not None:
+        bank.embedded(embedder)
     size = sum(file.stat().st_size for file in out.iterdir())
     rate = f", {bank.n / seconds:,.0f} images/s" if fresh else ", with what was there already"
     facts = [

@@ -53,8 +53,9 @@ class CpuWeights:
         self.forms = forms
         self.multiple = ops.winograd.channel_multiple(dtype, forms.instructions)
         self.embedding = None if folded.embedding is None else folded.embedding.to(self.wide_dtype)
-        self.feature = self._linear(folded.feature, self.wide_dtype)
-        self.feature_bias = self._row(folded.feature_bias)
+        self.embed = folded.feature
+        self.feature = self._linear(folded.feature.weight, self.wide_dtype)
+        self.feature_bias = self._row(folded.feature.bias)
         width = self.wide(config.in_channels[0])
 
         def padded_pixels(x: Tensor) -> Tensor:
@@ -106,6 +107,7 @@ class CpuPlan(GeneratorPlan):
         weights: of the generator.
         n: rows.
         dtype: of the images.
+        embedded: whether features are given as ``weights.embed`` embeds them.
 
     Not for two threads at once: it owns its buffers. While it runs, nothing is allocated but the images that it returns.
 
@@ -113,25 +115,33 @@ class CpuPlan(GeneratorPlan):
     caches hold: few rows at a time go through all of them.
     """
 
-    def __init__(self, weights: CpuWeights, n: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: CpuWeights, n: int, dtype: torch.dtype, embedded: bool = False) -> None:
         super().__init__(torch.device("cpu"), weights.dtype)
         self._weights, self.n = weights, n
+        self.embed = weights.embed if embedded else None
         config = self.config = weights.config
         together, rows = _stages(weights, n)
         self._workspace = torch.empty(_workspace(weights, n, together, rows), dtype=torch.uint8)
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype)
 
         # Padding is zero for good.
-        inputs = weights.feature, weights.first, weights.steer
-        self._h, self._z, self._condition = (torch.zeros(n, x.padded_inputs, dtype=x.dtype) for x in inputs)
+        inputs = weights.first, weights.steer
+        self._z, self._condition = (torch.zeros(n, x.padded_inputs, dtype=x.dtype) for x in inputs)
         wide = weights.wide_dtype
-        feature, steer = (torch.empty(n, x.padded_outputs, dtype=wide) for x in (weights.feature, weights.steer))
+        steer = torch.empty(n, weights.steer.padded_outputs, dtype=wide)
         classes = config.shared_dim if config.class_conditional else 0
         self._class = torch.empty(n, classes, dtype=wide)
-        embedded = self._condition[:, classes : classes + config.shared_dim_feat]
+        condition = self._condition[:, classes : classes + config.shared_dim_feat]
         self._chunks = self._condition[:, classes + config.shared_dim_feat :]
-        self._linear("feature", weights.feature, self._h, feature, weights.feature_bias)
-        self.steps.append(Step("feature to condition", "copy", lambda: embedded.copy_(feature[:, : embedded.shape[1]])))
+        if embedded:
+            self._h = condition
+        else:
+            given = torch.zeros(n, weights.feature.padded_inputs, dtype=wide)
+            self._h = given[:, : config.feature_dim]
+            feature = torch.empty(n, weights.feature.padded_outputs, dtype=wide)
+            self._linear("feature", weights.feature, given, feature, weights.feature_bias)
+            width = config.shared_dim_feat
+            self.steps.append(Step("feature to condition", "copy", lambda: condition.copy_(feature[:, :width])))
         self._linear("scales and shifts", weights.steer, self._condition, steer, weights.steer_bias)
         x = self._empty(n, BOTTOM, BOTTOM, weights.wide(config.in_channels[0]))
         self._linear("first", weights.first, self._z, x.view(n, -1), weights.first_bias)
@@ -155,7 +165,7 @@ class CpuPlan(GeneratorPlan):
 
     def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
         config, embedding = self._weights.config, self._weights.embedding
-        self._h[:, : config.feature_dim].copy_(h)
+        self._h.copy_(h)
         self._z[:, : config.z_chunk].copy_(z[:, : config.z_chunk])
         rest = z[:, config.z_chunk : config.dim_z]  # none unless hierarchical
         self._chunks[:, : rest.shape[1]].copy_(rest)

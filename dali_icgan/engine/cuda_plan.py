@@ -62,7 +62,8 @@ class CudaWeights:
             return _Attention((len(qkv) - out.shape[1]) // 2, convolution(qkv), convolution(out))
 
         self.embedding = None if folded.embedding is None else wide(folded.embedding)
-        self.feature, self.feature_bias = wide(folded.feature), wide(folded.feature_bias)
+        self.embed = folded.feature
+        self.feature, self.feature_bias = wide(folded.feature.weight), wide(folded.feature.bias)
         self.first, self.first_bias = wide(folded.first), wide(folded.first_bias)
         weight, bias, self.steers = all_conditions(folded)
         self.steer, self.steer_bias = wide(weight), wide(bias)
@@ -87,17 +88,19 @@ class CudaPlan(GeneratorPlan):
         weights: of the generator.
         n: rows.
         dtype: of the images.
+        embedded: whether features are given as ``weights.embed`` embeds them.
 
     Not for two threads at once: it owns its buffers. Calls on several streams are put one behind the other.
     """
 
-    def __init__(self, weights: CudaWeights, n: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: CudaWeights, n: int, dtype: torch.dtype, embedded: bool = False) -> None:
         super().__init__(weights.device, weights.dtype)
         self._weights, self.n = weights, n
+        self.embed = weights.embed if embedded else None
         config = self.config = weights.config
         device = weights.device
         columns = weights.steer.shape[1]
-        self._h = torch.zeros(n, config.feature_dim, device=device)
+        self._h = torch.zeros(n, config.shared_dim_feat if embedded else config.feature_dim, device=device)
         self._z = torch.zeros(n, config.dim_z, device=device)
         self._y = torch.zeros(n, dtype=torch.int64, device=device)
         self._condition = torch.zeros(n, columns, device=device)
@@ -127,13 +130,13 @@ class CudaPlan(GeneratorPlan):
         weights, config, n = self._weights, self._weights.config, self.n
         found: dict[str, Tensor] = {}
         classes = config.shared_dim if config.class_conditional else 0
-        embedded = self._condition[:, classes : classes + config.shared_dim_feat]
+        feature = self._condition[:, classes : classes + config.shared_dim_feat]
         chunks = self._condition[:, classes + config.shared_dim_feat :]
 
         def condition() -> None:
             if weights.embedding is not None:
                 self._condition[:, :classes].copy_(F.embedding(self._y, weights.embedding))
-            embedded.copy_(F.linear(self._h, weights.feature, weights.feature_bias))
+            feature.copy_(self._h if self.embed else F.linear(self._h, weights.feature, weights.feature_bias))
             chunks.copy_(self._z[:, config.z_chunk :])
 
         def steer() -> None:
@@ -151,7 +154,10 @@ class CudaPlan(GeneratorPlan):
             scale, shift = self._weights.steers[block][2 * norm : 2 * norm + 2]
             return found["steer"][:, scale], found["steer"][:, shift]
 
-        self._step("feature", "linear", condition, n * weights.feature.numel())
+        if self.embed:
+            self._step("condition", "copy", condition)
+        else:
+            self._step("feature", "linear", condition, n * weights.feature.numel())
         self._step("scales and shifts", "linear", steer, n * weights.steer.numel())
         self._step("first", "linear", first, n * weights.first.numel())
         for i, block in enumerate(weights.blocks):

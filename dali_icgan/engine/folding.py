@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dali_icgan.models.checkpoint import Checkpoint
 from dali_icgan.models.generator import BN_EPS, BOTTOM, GeneratorConfig, power_step
@@ -41,13 +42,26 @@ class FoldedBlock:
 
 
 @dataclass(frozen=True)
+class FeatureEmbedding:
+    """What a generator makes of a feature before anything else (``shared_feat``): ``weight`` ``[shared_dim_feat, feature_dim]``, ``bias``;
+    float64 on the CPU."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, h: Tensor) -> Tensor:
+        """float32 ``[n, shared_dim_feat]`` of ``[n, feature_dim]`` on the CPU, rounded once."""
+        return F.linear(h.double(), self.weight, self.bias).float()
+
+
+@dataclass(frozen=True)
 class FoldedGenerator:
     """All tensors float64 on the CPU.
 
     Attributes:
         config: the architecture.
         embedding: ``[n_classes, shared_dim]``, or None.
-        feature, feature_bias: ``[shared_dim_feat, feature_dim]``, of the instance's feature.
+        feature: of the instance's feature.
         first, first_bias: ``[16 * in, z_chunk]``, of the first chunk of z; rows in the order pixel, channel.
         blocks: from 4 x 4 pixels up.
         last_scale, last_shift: ``[c]``, the norm before the last convolution.
@@ -59,8 +73,7 @@ class FoldedGenerator:
 
     config: GeneratorConfig
     embedding: Tensor | None
-    feature: Tensor
-    feature_bias: Tensor
+    feature: FeatureEmbedding
     first: Tensor
     first_bias: Tensor
     blocks: tuple[FoldedBlock, ...]
@@ -118,8 +131,7 @@ def fold(checkpoint: Checkpoint[GeneratorConfig]) -> FoldedGenerator:
     return FoldedGenerator(
         config,
         exact("shared.weight") if config.class_conditional else None,
-        normalised("shared_feat"),
-        exact("shared_feat.bias"),
+        FeatureEmbedding(normalised("shared_feat"), exact("shared_feat.bias")),
         pixels_first(normalised("linear")),
         pixels_first(exact("linear.bias")),
         tuple(block(i) for i in range(config.blocks)),

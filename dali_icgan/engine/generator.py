@@ -62,14 +62,19 @@ class Generator:
             folded = fold(checkpoint)
             self._weights: CpuWeights | CudaWeights
             self._plans: Plans[CpuPlan] | Plans[CudaPlan]
+            self._embedded_plans: Plans[CpuPlan] | Plans[CudaPlan]
             self.forms: dict[str, dict[str, int]] | None = None
             if self.device.type == "cpu":
                 self._weights = CpuWeights(folded, self._compute, Forms.of(self._compute, forms))
-                self._plans = Plans(self.device, partial(CpuPlan, self._weights, dtype=self.dtype))
                 self.forms = self._weights.forms.table()
+                on_cpu = partial(CpuPlan, self._weights, dtype=self.dtype)
+                self._plans = Plans(self.device, on_cpu)
+                self._embedded_plans = Plans(self.device, partial(on_cpu, embedded=True))
             else:
                 self._weights = CudaWeights(folded, self.device, self._compute)
-                self._plans = Plans(self.device, partial(_calibrated, self._weights, self.source, dtype=self.dtype))
+                on_cuda = partial(_calibrated, self._weights, self.source, dtype=self.dtype)
+                self._plans = Plans(self.device, on_cuda)
+                self._embedded_plans = Plans(self.device, partial(on_cuda, embedded=True))
 
     def __repr__(self) -> str:
         classes = f"{self.n_classes} classes" if self.class_conditional else "no classes"
@@ -78,7 +83,7 @@ class Generator:
             f"{self.dtype}, {self.device}{'' if self.trained else ', UNTRAINED'})"
         )
 
-    def __call__(self, z: Tensor, h: Tensor, y: Tensor | None = None) -> Tensor:
+    def __call__(self, z: Tensor, h: Tensor, y: Tensor | None = None, *, embedded: bool = False) -> Tensor:
         """Generate images.
 
         Args:
@@ -86,6 +91,7 @@ class Generator:
             h: features ``[n, feature_dim]``, floating point, rows of unit length.
             y: labels ``[n]``, integers in ``[0, n_classes)``; None for a generator without classes. May be on the CPU, where
                 the range is checked; on CUDA a check would wait for the device, and a label out of range is an error of the device.
+            embedded: h is what :meth:`embed` makes of features, ``[n, shared_dim_feat]``; the same images, but for rounding.
 
         Returns:
             ``[n, 3, resolution, resolution]`` in [-1, 1], of ``dtype``, in channels-last memory, without gradient.
@@ -103,19 +109,39 @@ class Generator:
         Stream: torch's current stream of ``device``; no synchronisation.
         Source: Casanova et al. 2021 (arXiv 2109.05070), with one power step from the stored u in every layer.
         """
-        self._check(z, h, y)
+        self._check(z, h, y, embedded)
         if not len(z):
             size = (0, 3, self.resolution, self.resolution)
             return torch.empty(size, dtype=self.dtype, device=self.device, memory_format=torch.channels_last)
-        with self._plans.taken(len(z)) as plan:
+        with (self._embedded_plans if embedded else self._plans).taken(len(z)) as plan:
             return plan(z, h, y)
 
-    def _check(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
+    def embed(self, h: Tensor) -> Tensor:
+        """What the generator first makes of features (``shared_feat``, a linear layer): for who stores that instead of them.
+
+        Args:
+            h: features ``[n, feature_dim]``, floating point, rows of unit length, on the CPU.
+
+        Returns:
+            float32 ``[n, config.shared_dim_feat]``, computed in float64.
+
+        Raises:
+            ValueError: h is not as above.
+        """
+        if h.ndim != 2 or h.shape[1] != self.feature_dim:
+            raise ValueError(f"h must have shape [n, {self.feature_dim}], got {list(h.shape)}")
+        if not h.is_floating_point() or h.device.type != "cpu":
+            raise ValueError(f"h must be floating point on cpu, got {h.dtype} on {h.device}")
+        with undisturbed(torch.device("cpu")):
+            return self._weights.embed(h)
+
+    def _check(self, z: Tensor, h: Tensor, y: Tensor | None, embedded: bool) -> None:
         n = len(z) if z.ndim else 0
         if z.ndim != 2 or z.shape[1] < self.dim_z:
             raise ValueError(f"z must have shape [n, {self.dim_z} or more], got {list(z.shape)}")
-        if h.shape != (n, self.feature_dim):
-            raise ValueError(f"h must have shape [{n}, {self.feature_dim}], got {list(h.shape)}")
+        width = self.config.shared_dim_feat if embedded else self.feature_dim
+        if h.shape != (n, width):
+            raise ValueError(f"h must have shape [{n}, {width}]{', embedded' * embedded}, got {list(h.shape)}")
         for name, tensor in (("z", z), ("h", h)):
             if not tensor.is_floating_point():
                 raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
@@ -137,8 +163,8 @@ class Generator:
         elif y.device != self.device:
             raise ValueError(f"y must be on {self.device} or the CPU, got {y.device}")
 
-    def prepare(self, n: int) -> "CpuPlan | CudaPlan":
-        """The plan of calls with ``n`` rows; kept for the next such call.
+    def prepare(self, n: int, *, embedded: bool = False) -> "CpuPlan | CudaPlan":
+        """The plan of calls with ``n`` rows, of embedded features or plain ones; kept for the next such call.
 
         ``generator(...)`` does this on first use of a number of rows, a loader before it begins. The last few plans are kept: each
         owns its buffers. ``prepare(n).describe()`` measures its layers. On CUDA it waits for the device: a graph is captured.
@@ -146,12 +172,12 @@ class Generator:
         Raises:
             ValueError: ``n`` is no positive integer.
         """
-        return self._plans.prepare(n)
+        return (self._embedded_plans if embedded else self._plans).prepare(n)
 
 
-def _calibrated(weights: CudaWeights, source: str, n: int, dtype: torch.dtype) -> CudaPlan:
+def _calibrated(weights: CudaWeights, source: str, n: int, dtype: torch.dtype, embedded: bool = False) -> CudaPlan:
     """A plan, and a word in the log if its dtype does not hold the activations."""
-    plan = CudaPlan(weights, n, dtype)
+    plan = CudaPlan(weights, n, dtype, embedded)
     plan.calibrate()
     overflow = plan.overflow()
     say_once(overflow and f"{source}: {overflow}")

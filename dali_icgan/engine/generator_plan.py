@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dali_icgan.engine.folding import FeatureEmbedding
 from dali_icgan.engine.plan import Plan
 from dali_icgan.models.generator import GeneratorConfig
 
@@ -16,10 +17,12 @@ class GeneratorPlan(Plan):
     Attributes:
         config: of the generator.
         n: rows.
+        embed: of a plan that is given embedded features: how a feature is embedded. None: it is given features.
     """
 
     config: GeneratorConfig
     n: int
+    embed: FeatureEmbedding | None
 
     @abstractmethod
     def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
@@ -32,6 +35,8 @@ class GeneratorPlan(Plan):
         random = torch.Generator().manual_seed(0)
         z = torch.randn(self.n, config.dim_z, generator=random)
         h = F.normalize(torch.randn(self.n, config.feature_dim, generator=random).abs())
+        if self.embed is not None:
+            h = self.embed(h)
         y = torch.arange(self.n) % config.n_classes if config.class_conditional else None
         self.put(z.to(self.device), h.to(self.device), None if y is None else y.to(self.device))
         self.measure_stream()

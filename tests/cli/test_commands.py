@@ -22,6 +22,7 @@ from dali_icgan.models.checkpoint import read_extractor, read_generator
 from tests import photos
 
 EMBEDDED = Path(dali_icgan.__file__).parent / "embedded"
+UNTRAINED = Path(__file__).parents[1] / "files" / "untrained"
 
 
 def run(*arguments, code=0):
@@ -55,7 +56,7 @@ def bank(folder):
 
 def test_help_names_every_command():
     said = run("--help")
-    for command in ("demo", "preview", "features", "convert", "doctor"):
+    for command in ("demo", "preview", "features", "train", "convert", "tune", "doctor"):
         assert command in said
         assert "--help" in run(command, "--help")
 
@@ -244,6 +245,9 @@ def test_features_builds_a_bank_and_says_what_is_absent(tmp_path):
     assert "images/s" in said
     assert "with what was there already" in run("features", folder, "-o", out, *options, "--align-corners")
     assert "holds another bank" in error("features", folder, "-o", out, *options)
+    assert not list(out.glob("embedded_*"))
+    run("features", folder, "-o", out, *options, "--align-corners", "--embed", UNTRAINED / "generator.safetensors")
+    assert len(list(out.glob("embedded_*"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -266,6 +270,45 @@ def test_features_of_bad_input(folder, tmp_path, monkeypatch, arguments, message
     Path("file").touch()
     said = run("features", *(str(folder) if a == "FOLDER" else a for a in arguments), code=2)
     assert message in said
+
+
+# ---------------------------------------------------------------------- tune
+
+
+def test_tune_writes_a_table_that_models_are_loaded_with(tmp_path):
+    out = tmp_path / "tables" / "forms.json"
+    models = [UNTRAINED / "generator.safetensors", UNTRAINED / "extractor.safetensors"]
+    said = run("tune", models[0], "-o", out, "--batch-size", 1, "--rounds", 1)
+    generator = load_generator(models[0], "cpu")
+    (name, mine), *_ = generator.forms.items()
+    table = json.loads(out.read_text())
+    assert table[name].keys() == mine.keys()
+    assert all(convolution in said for convolution in mine)
+    table["neon float32"] = {"3x3 1->1 @8": 2}
+    out.write_text(json.dumps(table))
+    run("tune", models[1], "-o", out, "--batch-size", 1, "--rounds", 1)
+    both = json.loads(out.read_text())
+    assert both["neon float32"] == table["neon float32"]  # what others measured stays
+    assert both[name].items() > table[name].items()
+    assert load_generator(models[0], "cpu", forms=out).forms[name] == table[name]
+    assert load_extractor(models[1], "cpu", forms=out).forms[name].items() <= both[name].items()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.pth", "-o", "forms.json"], "there is no nowhere.pth"),
+        (["embedded", "-o", "file"], "must be a table in JSON"),
+        (["embedded"], "--out"),
+        (["-o", "forms.json"], "MODEL"),
+        (["embedded", "-o", "forms.json", "--rounds", "0"], "--rounds"),
+    ],
+)
+def test_tune_of_bad_input(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("{")
+    assert message in run("tune", *arguments, code=2)
+    assert not Path("forms.json").exists()
 
 
 # ---------------------------------------------------------------------- convert
