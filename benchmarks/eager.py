@@ -1,11 +1,16 @@
-"""The generator as published, but honest: spectral norm baked in, channels-last memory, one dtype; torch's own calls, one by one."""
+"""The generator and the extractor as published, but honest: spectral and batch norm baked in, channels-last memory, one dtype; torch's
+own calls, one by one."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator
+from dali_icgan.models.checkpoint import Checkpoint
 from dali_icgan.models.generator import BOTTOM
+from dali_icgan.models.resnet import ResNet, ResNetConfig
+from dali_icgan.ops.prepare_features import IMAGENET_MEAN, IMAGENET_STD
 
 
 class _Block(nn.Module):
@@ -82,3 +87,47 @@ def _convolution(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
     if bias is not None:
         layer.bias = nn.Parameter(bias)
     return layer
+
+
+class EagerExtractor(nn.Module):
+    """``eager(prepared)``: unit features; torchvision's ResNet with its batch norm folded into the convolutions."""
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
+    def __init__(self, checkpoint: Checkpoint[ResNetConfig]) -> None:
+        super().__init__()
+        self.config = config = checkpoint.config
+        trunk = ResNet(config)
+        counts = {name: tensor for name, tensor in trunk.state_dict().items() if name.endswith("num_batches_tracked")}
+        trunk.load_state_dict({**counts, **checkpoint.tensors})
+        trunk.eval()
+        self.stem = fuse_conv_bn_eval(trunk.conv1, trunk.bn1)
+        self.blocks = nn.ModuleList(
+            _Residual(block)
+            for stage in range(len(config.depths))
+            for block in trunk.get_submodule(f"layer{stage + 1}").children()
+        )
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        x = F.relu(self.stem(prepared.contiguous(memory_format=torch.channels_last)), inplace=True)
+        if self.config.stem_pool:
+            x = F.max_pool2d(x, 3, 2, padding=1)
+        for block in self.blocks:
+            x = block(x)
+        return F.normalize(x.mean((2, 3)).float())
+
+
+class _Residual(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        numbers = range(1, block.convolutions + 1)
+        self.convolutions = nn.ModuleList(
+            fuse_conv_bn_eval(block.get_submodule(f"conv{i}"), block.get_submodule(f"bn{i}")) for i in numbers
+        )
+        self.downsample = None if block.downsample is None else fuse_conv_bn_eval(*block.downsample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        for convolution in self.convolutions[:-1]:
+            x = F.relu(convolution(x), inplace=True)
+        return F.relu(self.convolutions[-1](x).add_(shortcut), inplace=True)
