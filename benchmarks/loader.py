@@ -105,6 +105,7 @@ def run(pairs: list[tuple[str, int]], scratch: Path, given: argparse.Namespace) 
     if models is not None and "bank" in given.source:
         bank = bank_of(pairs, models.extractor, scratch / "bank")
     base = {
+        "case": None if models is None else models.name,
         "images": len(pairs),
         "files": len(set(pairs)),
         "megapixels": round(megapixels(pairs), 4),

@@ -6,18 +6,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "engine.jsonl"
+RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
 SHOWN = "256 px, channels 64"  # whose layers are listed
+# What tells one contest from another.
+CONTESTS = {
+    "engine": ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator"),
+    "loader": ("gpu", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator"),
+    "training_share": ("gpu", "cores", "model", "size", "generator", "allocator"),
+}
 
 
-def newest() -> list[dict[str, Any]]:
-    """The last run of each contest."""
-    found = {}
-    for line in RESULTS.read_text().splitlines() if RESULTS.exists() else ():
+def newest(benchmark: str, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The last run of each contest; none where nothing was recorded yet."""
+    found, path = {}, results / f"{benchmark}.jsonl"
+    for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
-        names = ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
-        found[tuple(record[name] for name in names)] = record
+        found[tuple(record.get(name) for name in CONTESTS[benchmark])] = record
     return list(found.values())
 
 
@@ -28,17 +33,90 @@ def table(records: list[dict[str, Any]]) -> str:
     for record in records:
         rates, ratios = record["images_per_s"], record["ratio"]
         cells = [record["case"], str(record["batch_size"]), str(record["threads"]), record["allocator"]]
-        cells += [_rate(rates[name]["median"]) for name in ("dali_icgan", *peers)]
-        cells += [
-            f"**{ratios[name]['median']:.1f}** ({ratios[name]['min']:.1f} to {ratios[name]['max']:.1f})"
-            for name in peers
-        ]
+        cells += [rate_cell(rates[name]["median"]) for name in ("dali_icgan", *peers)]
+        cells += [ratio_cell(ratios[name]) for name in peers]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _rate(images: float) -> str:
+def rate_cell(images: float) -> str:
     return f"{images:,.0f} images/s" if images >= 100 else f"{images:.3g} images/s"
+
+
+def ratio_cell(figure: dict[str, float]) -> str:
+    return f"**{figure['median']:.1f}** ({figure['min']:.1f} to {figure['max']:.1f})"
+
+
+def _cores(record: dict[str, Any]) -> str:
+    return f"{record['cores']} core{'s' * (record['cores'] > 1)}"
+
+
+def _where(record: dict[str, Any]) -> str:
+    processor = f'a processor that calls itself "{record["processor"]}" ({", ".join(record["instruction_sets"])})'
+    return f"{record['gpu'] or processor}, torch {record['torch']}, DALI {record['dali']}, {record['date'][:10]}"
+
+
+def _groups(records: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(tuple(record.get(name) for name in names), []).append(record)
+    return list(found.values())
+
+
+def _commands(records: list[dict[str, Any]], prefix: str = "") -> str:
+    return "\n".join(["```sh", *(prefix + command for command in dict.fromkeys(r["command"] for r in records)), "```"])
+
+
+def loader_table(records: list[dict[str, Any]]) -> str:
+    """A row a contest: what is replaced, by what, beside whom."""
+    lines = [
+        "| p | features | C allocator | the peer generates | peer | dali_icgan | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in sorted(records, key=lambda r: (r["allocator"] != "stock", r["p"], not r.get("compaction", True))):
+        generates = "" if not record["p"] else "replaced rows" if record["compaction"] else "every row, then chooses"
+        ours = record["images_per_s"]["dali_icgan"]
+        theirs = next(rate for name, rate in record["images_per_s"].items() if name != "dali_icgan")
+        rates = (rate_cell(each["median"]) for each in (theirs, ours))
+        cells = [f"{record['p']:g}", record.get("source") or "", record["allocator"], generates, *rates]
+        lines.append("| " + " | ".join([*cells, ratio_cell(record["ratio"])]) + " |")
+    return "\n".join(lines)
+
+
+def loader_section(records: list[dict[str, Any]]) -> str:
+    one = records[-1]
+    title = f"{one['gpu'] or _cores(one)}, {one['size']} px" + (
+        f", generator: {one['case']}" if one.get("case") else ""
+    )
+    levels = [r["largest_difference_in_levels"] for r in records if r["largest_difference_in_levels"] is not None]
+    found = [r.get("largest_relative_difference_of_generations") for r in records]
+    relative = [each for each in found if each is not None]
+    agree = [f"photographs within {max(levels):.1f} of 255 levels"] if levels else []
+    agree += [f"generations within {max(relative):.1e} of their norm"] if relative else []
+    return f"""### {title}
+{loader_table(records)}
+
+{one["images"]} rows of photographs of {one["megapixels"]:.2f} megapixels on average, batch {one["batch_size"]}, {one["workers"]} worker
+processes of the peer's, on {_where(one)}; medians of alternating windows, in brackets their range. Batches agree: {", ".join(agree)}.
+
+{_commands(records)}"""
+
+
+def training_section(records: list[dict[str, Any]]) -> str:
+    one = records[-1]
+    lines = ["| fed by | C allocator | steps/s | speed kept | waiting for a batch |", "|---|---|---|---|---|"]
+    for record in records:
+        for name, rate in record["steps_per_s"].items():
+            kept, waiting = record["kept"].get(name), record["waiting"][name]
+            cells = [name, record["allocator"], f"{rate['median']:.2f}"]
+            cells.append(f"**{kept['median']:.0%}** ({kept['min']:.0%} to {kept['max']:.0%})" if kept else "100%")
+            lines.append("| " + " | ".join([*cells, f"{waiting['median']:.1%}"]) + " |")
+    return f"""### {one["model"]}, {one["size"]} px, batch {one["batch_size"]}, {one["gpu"] or _cores(one)}, generator: {one["generator"]}
+{chr(10).join(lines)}
+
+On {_where(one)}; medians of alternating windows, in brackets their range.
+
+{_commands(records)}"""
 
 
 def section(records: list[dict[str, Any]]) -> str:
@@ -50,7 +128,6 @@ def section(records: list[dict[str, Any]]) -> str:
         else ""
     )
     title = one["gpu"] or {"avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}[one["instructions"]]
-    commands = dict.fromkeys(record["command"] for record in records)
     prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " if held else ""
     errors = [max(record["relative_error"][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == SHOWN), one)
@@ -60,9 +137,7 @@ def section(records: list[dict[str, Any]]) -> str:
 On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. Largest relative error (2-norm, against float64):
 {errors[0]:.1e}, eager {errors[1]:.1e}.
 
-```sh
-{chr(10).join(prefix + command for command in commands)}
-```
+{_commands(records, prefix)}
 
 Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `generator.prepare(n).describe()` prints it:
 ```text
@@ -70,31 +145,45 @@ Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["thr
 ```"""
 
 
-def page(records: list[dict[str, Any]]) -> str:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["gpu"], record["instructions"], record["dtype"]), []).append(record)
+def page(results: Path = RESULTS) -> str:
+    engine, loader, training = (newest(benchmark, results) for benchmark in CONTESTS)
     parts = [
-        "# Performance of the engine",
-        "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/engine.jsonl`, and from nothing else.*",
+        "# Performance",
+        "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/`, and from nothing else.*",
         """## The generator
 Beside the network as published, in the same dtype with its spectral norm baked in ("eager": channels-last memory, the baseline;
 "contiguous": torch's usual layout). The C allocator's thresholds matter to the peers, whose activations are mapped anew in every call: a
 plan owns its buffers. "Published" is what the published form multiplies; the difference to GFLOP is Winograd's and that of upsampling
 folded into convolutions. A share above 100% of the floor is a layer that multiplies faster than the matrix product the floor is measured
 with.""",
-        *(section(group) for group in groups.values()),
+        *(section(group) for group in _groups(engine, "gpu", "instructions", "dtype")),
     ]
-    if not any(record["gpu"] for record in records):
+    if loader:
+        parts += [
+            """## The loader
+Beside torch's DataLoader with PIL and torchvision and, at p > 0, the eager generator (and, with features "online", an eager extractor):
+the same files, boxes, noise and rows replaced. The peer is compact too: one generator call a batch, of the rows that are replaced, and
+with a bank it does not open their photographs either; one line shows it without.""",
+            *(loader_section(group) for group in _groups(loader, "gpu", "cores", "workers", "size", "case")),
+        ]
+    if training:
+        parts += [
+            """## Training
+Steps of a torchvision ResNet, fed by one batch again and again, by the loader, and by the peer of the section above, half of the rows
+generated, features from a bank. "Speed kept" is beside the constant batch. What a loader computes beside a step slows the step; what it
+does not have ready in time is waited for.""",
+            *(training_section(group) for group in _groups(training, "gpu", "cores", "model", "size", "generator")),
+        ]
+    if not any(record["gpu"] for record in (*engine, *loader, *training)):
         parts.append(
-            "**No GPU has run the engine's CUDA plan yet**: it is compiled, and its kernels run in the tests on a CPU; "
+            "**No GPU has run any of this yet**: the CUDA plan is compiled, and its kernels run in the tests on a CPU; "
             "`benchmarks/gpu_gate.sh` measures it on a machine that has one. What its kernels move is in [kernels.md](kernels.md)."
         )
     return "\n\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":
-    wanted = page(newest())
+    wanted = page()
     if "--check" in sys.argv[1:]:
         sys.exit(wanted != PAGE.read_text() and "docs/performance.md: run python benchmarks/performance_page.py")
     PAGE.write_text(wanted)
