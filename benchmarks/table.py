@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-
 NAMED = ("case", "model", "source", "allocator")
 
 
@@ -13,6 +12,7 @@ def rows(record: dict[str, Any]) -> list[str]:
     """One line a figure: benchmark, what was compared, median (min to max)."""
     named = [str(record[key]) for key in NAMED if record.get(key)]
     named += [f"p = {record['p']:g}"] if "p" in record else []
+    named += ["every row"] if record.get("compaction") is False else []
     case, lines = ", ".join(named), []
     for unit in ("images_per_s", "ms", "ratio", "steps_per_s", "kept", "waiting"):
         figures = record.get(unit)
