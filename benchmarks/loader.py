@@ -26,9 +26,9 @@ from scene import PEER, SEED, Models, Peer, Plan, bank_of, load_models, megapixe
 
 import dali_icgan as di
 
-# How far batches may differ. Photographs in levels of 255: PIL rounds to 8 bits after the resize, and a GPU's JPEG decoder is another one.
-# Generations by their norm: two engines, and features of two extractors.
-LEVELS = {"cpu": 2.5, "cuda": 20.0}
+# How far batches may differ. Photographs in levels of 255: at most, since PIL rounds to 8 bits after the resize; on CUDA on average, since
+# there the JPEG decoder is another one as well. Generations by their norm: two engines, and features of two extractors.
+LEVELS = {"cpu": 2.5, "cuda": 1.0}
 RELATIVE = {"cpu": 1e-3, "cuda": 5e-2}
 
 
@@ -188,7 +188,8 @@ def verify(loader: di.DataLoader, peer: Peer, plan: Plan, transform: di.TrainTra
     """
     loader.set_epoch(0)
     std = torch.tensor(transform.std)[:, None, None]
-    levels, relative, row = [], [], 0
+    kind = peer.device.type
+    levels, bounded, relative, row = [], [], [], 0
     for (ours, labels, info), (theirs, their_labels) in zip(loader, peer, strict=True):
         rows = slice(row, row := row + len(ours))
         hit = plan.replaced[rows]
@@ -200,10 +201,11 @@ def verify(loader: di.DataLoader, peer: Peer, plan: Plan, transform: di.TrainTra
         if hit.any():
             relative.append(float((ours - theirs)[hit].norm() / theirs[hit].norm()))
         if not hit.all():
-            levels.append(255 * float((ours - theirs)[~hit].abs().max()))
+            apart = 255 * (ours - theirs)[~hit].abs()
+            levels.append(float(apart.max()))
+            bounded.append(float(apart.max() if kind == "cpu" else apart.mean()))
     assert row == len(plan.path), f"the loader delivers {row} of {len(plan.path)} rows"
-    kind = peer.device.type
-    assert max(levels, default=0) < LEVELS[kind], f"photographs differ by {max(levels):.2f} levels of 255"
+    assert max(bounded, default=0) < LEVELS[kind], f"photographs differ by {max(bounded):.2f} levels of 255"
     assert max(relative, default=0) < RELATIVE[kind], f"generations differ by {max(relative):.1e} of their norm"
     return {
         "largest_difference_in_levels": round(max(levels), 3) if levels else None,

@@ -7,7 +7,7 @@ with a bank their images are not even opened; crop, resize, flip and normalisati
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,8 @@ class Peer:
         self.made = plan.replaced | (every_row and models is not None)
         seen = self.made & (plan.h is None)
         resolution = 0 if models is None else models.generator.resolution
-        dataset = Photographs(plan, transform, ~plan.replaced | every_row, seen, resolution)
+        on_host = replace(plan, z=None, h=None)  # worker processes have no business with a device's tensors
+        dataset = Photographs(on_host, transform, ~plan.replaced | every_row, seen, resolution)
         self.loader = torch.utils.data.DataLoader(
             dataset,
             batch_size,
