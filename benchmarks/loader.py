@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from common import emit, environment, raise_allocator_thresholds, summary, windows
 from engine import CASES
-from scene import PEER, SEED, Models, Peer, Plan, bank_of, load_models, megapixels, photographs, plan_of
+from scene import PEER, SEED, Models, Peer, Plan, bank_of, instructions, load_models, megapixels, photographs, plan_of
 
 import dali_icgan as di
 
@@ -113,6 +113,7 @@ def run(pairs: list[tuple[str, int]], scratch: Path, given: argparse.Namespace) 
         "batch_size": given.batch_size,
         "size": given.size,
         "cores": given.threads,
+        "instructions": instructions(given.device),
         "workers": given.workers,
     }
     for allocator in ("stock", "raised thresholds") if given.device.type == "cpu" else ("torch",):

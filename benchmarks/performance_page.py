@@ -9,11 +9,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
 SHOWN = "256 px, channels 64"  # whose layers are listed
+NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}
 # What tells one contest from another.
 CONTESTS = {
     "engine": ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator"),
-    "loader": ("gpu", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator"),
-    "training_share": ("gpu", "cores", "model", "size", "generator", "allocator"),
+    "loader": ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator"),
+    "training_share": ("gpu", "instructions", "cores", "model", "size", "generator", "allocator"),
 }
 
 
@@ -47,13 +48,10 @@ def ratio_cell(figure: dict[str, float]) -> str:
     return f"**{figure['median']:.1f}** ({figure['min']:.1f} to {figure['max']:.1f})"
 
 
-def _cores(record: dict[str, Any]) -> str:
-    return f"{record['cores']} core{'s' * (record['cores'] > 1)}"
-
-
 def _where(record: dict[str, Any]) -> str:
     processor = f'a processor that calls itself "{record["processor"]}" ({", ".join(record["instruction_sets"])})'
-    return f"{record['gpu'] or processor}, torch {record['torch']}, DALI {record['dali']}, {record['date'][:10]}"
+    held = f", held to {record['instructions']}" if _held(record) else ""
+    return f"{record['gpu'] or processor}{held}, torch {record['torch']}, DALI {record['dali']}, {record['date'][:10]}"
 
 
 def _groups(records: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
@@ -63,7 +61,19 @@ def _groups(records: list[dict[str, Any]], *names: str) -> list[list[dict[str, A
     return list(found.values())
 
 
-def _commands(records: list[dict[str, Any]], prefix: str = "") -> str:
+def _held(record: dict[str, Any]) -> bool:
+    """Whether a processor was held to fewer instructions than it has."""
+    return record.get("instructions") == "avx2" and "avx512f" in record["instruction_sets"]
+
+
+def _machine(record: dict[str, Any]) -> str:
+    """In a title."""
+    named = [NAMES[record["instructions"]]] if record.get("instructions") else []
+    return record["gpu"] or ", ".join([*named, f"{record['cores']} core{'s' * (record['cores'] > 1)}"])
+
+
+def _commands(records: list[dict[str, Any]]) -> str:
+    prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " * _held(records[0])
     return "\n".join(["```sh", *(prefix + command for command in dict.fromkeys(r["command"] for r in records)), "```"])
 
 
@@ -85,9 +95,7 @@ def loader_table(records: list[dict[str, Any]]) -> str:
 
 def loader_section(records: list[dict[str, Any]]) -> str:
     one = records[-1]
-    title = f"{one['gpu'] or _cores(one)}, {one['size']} px" + (
-        f", generator: {one['case']}" if one.get("case") else ""
-    )
+    title = f"{_machine(one)}, {one['size']} px" + (f", generator: {one['case']}" if one.get("case") else "")
     levels = [r["largest_difference_in_levels"] for r in records if r["largest_difference_in_levels"] is not None]
     found = [r.get("largest_relative_difference_of_generations") for r in records]
     relative = [each for each in found if each is not None]
@@ -111,7 +119,7 @@ def training_section(records: list[dict[str, Any]]) -> str:
             cells = [name, record["allocator"], f"{rate['median']:.2f}"]
             cells.append(f"**{kept['median']:.0%}** ({kept['min']:.0%} to {kept['max']:.0%})" if kept else "100%")
             lines.append("| " + " | ".join([*cells, f"{waiting['median']:.1%}"]) + " |")
-    return f"""### {one["model"]}, {one["size"]} px, batch {one["batch_size"]}, {one["gpu"] or _cores(one)}, generator: {one["generator"]}
+    return f"""### {one["model"]}, {one["size"]} px, batch {one["batch_size"]}, {_machine(one)}, generator: {one["generator"]}
 {chr(10).join(lines)}
 
 On {_where(one)}; medians of alternating windows, in brackets their range.
@@ -122,13 +130,8 @@ On {_where(one)}; medians of alternating windows, in brackets their range.
 def section(records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
-    held = (
-        f", held to {one['instructions']}"
-        if one["instructions"] == "avx2" and "avx512f" in one["instruction_sets"]
-        else ""
-    )
-    title = one["gpu"] or {"avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}[one["instructions"]]
-    prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " if held else ""
+    held = f", held to {one['instructions']}" * _held(one)
+    title = one["gpu"] or NAMES[one["instructions"]]
     errors = [max(record["relative_error"][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == SHOWN), one)
     return f"""### {title}, {one["dtype"]}
@@ -137,7 +140,7 @@ def section(records: list[dict[str, Any]]) -> str:
 On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. Largest relative error (2-norm, against float64):
 {errors[0]:.1e}, eager {errors[1]:.1e}.
 
-{_commands(records, prefix)}
+{_commands(records)}
 
 Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `generator.prepare(n).describe()` prints it:
 ```text
@@ -164,7 +167,10 @@ with.""",
 Beside torch's DataLoader with PIL and torchvision and, at p > 0, the eager generator (and, with features "online", an eager extractor):
 the same files, boxes, noise and rows replaced. The peer is compact too: one generator call a batch, of the rows that are replaced, and
 with a bank it does not open their photographs either; one line shows it without.""",
-            *(loader_section(group) for group in _groups(loader, "gpu", "cores", "workers", "size", "case")),
+            *(
+                loader_section(group)
+                for group in _groups(loader, "gpu", "instructions", "cores", "workers", "size", "case")
+            ),
         ]
     if training:
         parts += [
@@ -172,7 +178,10 @@ with a bank it does not open their photographs either; one line shows it without
 Steps of a torchvision ResNet, fed by one batch again and again, by the loader, and by the peer of the section above, half of the rows
 generated, features from a bank. "Speed kept" is beside the constant batch. What a loader computes beside a step slows the step; what it
 does not have ready in time is waited for.""",
-            *(training_section(group) for group in _groups(training, "gpu", "cores", "model", "size", "generator")),
+            *(
+                training_section(group)
+                for group in _groups(training, "gpu", "instructions", "cores", "model", "size", "generator")
+            ),
         ]
     if not any(record["gpu"] for record in (*engine, *loader, *training)):
         parts.append(

@@ -6,6 +6,7 @@ with a bank their images are not even opened; crop, resize, flip and normalisati
 """
 
 import itertools
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 import skimage.data
 import torch
 from eager import EagerExtractor, EagerGenerator
-from engine import checkpoint
+from engine import CASES, checkpoint
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -27,9 +28,11 @@ from dali_icgan.augment.plan import RowKeys, replaced
 from dali_icgan.data import as_samples
 from dali_icgan.engine.extractor import Extractor
 from dali_icgan.engine.folding import fold
+from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.generator import Generator
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor
 from dali_icgan.models.resnet import ResNet, ResNetConfig
+from dali_icgan.ops.instructions import instruction_sets
 
 SEED = 0
 PEER = "DataLoader + PIL"
@@ -67,6 +70,22 @@ def bank_of(pairs: list[tuple[str, int]], extractor: Extractor, folder: Path) ->
     return di.FeatureBank.build(list(dict.fromkeys(pairs)), extractor, folder, progress=False)
 
 
+def instructions(device: torch.device) -> str | None:
+    """What our kernels on a CPU are compiled for.
+
+    Raises:
+        SystemExit: they are held to AVX2 and the peer is not.
+    """
+    if device.type != "cpu":
+        return None
+    chosen = Forms.of(torch.float32).instructions
+    if (chosen == "avx2") != (os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2") and "avx512" in instruction_sets():
+        raise SystemExit(
+            "the peer must be held to the same instructions: see the third command of benchmarks/engine.py"
+        )
+    return chosen
+
+
 def megapixels(pairs: list[tuple[str, int]]) -> float:
     """On average."""
     return float(np.mean([np.prod(Image.open(path).size) for path, _ in pairs])) / 1e6
@@ -93,7 +112,7 @@ class Models:
 def load_models(case: str, device: torch.device) -> Models:
     """In float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    of_generator, of_extractor = checkpoint(case), extractor_checkpoint(case)
+    of_generator, of_extractor = checkpoint(case, CASES[case]), extractor_checkpoint(case)
     eager = [EagerGenerator(fold(of_generator)), EagerExtractor(of_extractor)]
     for model in eager:
         model.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)

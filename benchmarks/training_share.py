@@ -22,7 +22,7 @@ import torchvision
 from common import emit, environment, raise_allocator_thresholds, summary
 from engine import CASES
 from loader import augment_of
-from scene import SEED, Models, Peer, bank_of, load_models, photographs, plan_of
+from scene import SEED, Models, Peer, bank_of, instructions, load_models, photographs, plan_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -138,6 +138,7 @@ def run(pairs: list[tuple[str, int]], scratch: Path, given: argparse.Namespace) 
             "files": len(set(pairs)),
             "data": "given" if given.data else "scikit-image",
             "cores": given.threads,
+            "instructions": instructions(given.device),
         }
         emit({**environment(), "benchmark": "training_share", **base, **record, "allocator": allocator}, given.out)
 
