@@ -4,8 +4,9 @@
 #   benchmarks/gpu_gate.sh OUTDIR [--fast] [--device cpu]
 #
 # Leaves tests.txt and one .jsonl a benchmark in OUTDIR and prints a short table last, with the seconds that each part took: 9 minutes
-# in all is what it may take on one GPU and 16 cores. --fast: shorter benchmarks. --device cpu: the same steps on a CPU, to try the script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra
-# dev); no internet. PYTHON names the interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs.
+# in all is what it may take on one GPU and 16 cores. --fast: shorter benchmarks. --device cpu: the same steps on a CPU, to try the
+# script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra dev); no internet. PYTHON names the
+# interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs, GATE_BENCHMARKS which benchmarks (default: all).
 # Exit status: 0 good, 1 a test or a benchmark failed, 2 no GPU, 3 all good but DALI is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -56,6 +57,7 @@ took tests
 bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
   local name="$1" script="$2"
   shift 2
+  [[ -z "${GATE_BENCHMARKS:-}" || " $GATE_BENCHMARKS " == *" $name "* ]] || return 0
   rm -f "$out/$name.jsonl"
   if ! "$python" "benchmarks/$script" --device "$device" --out "$out/$name.jsonl" "$@" > "$out/$name.txt" 2>&1; then
     echo "benchmark $name failed:"

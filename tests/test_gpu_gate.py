@@ -68,9 +68,11 @@ def what_was_fed_is_told(lines):
 
 def test_a_failing_test_fails_the_gate(tmp_path):
     (tmp_path / "test_bad.py").write_text("def test_bad():\n    assert False\n")
-    done = gate(tmp_path / "out", "--fast", "--device", "cpu", GATE_TESTS=str(tmp_path / "test_bad.py"))
+    only = {"GATE_TESTS": str(tmp_path / "test_bad.py"), "GATE_BENCHMARKS": "assemble"}
+    done = gate(tmp_path / "out", "--fast", "--device", "cpu", **only)
     assert done.returncode == 1
     assert "FAILED" in done.stdout
+    assert {path.name for path in (tmp_path / "out").glob("*.jsonl")} == {"assemble.jsonl"}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is about a machine without a GPU")
