@@ -1,16 +1,13 @@
-"""The generator and the extractor as published, but honest: spectral and batch norm baked in, channels-last memory, one dtype; torch's
-own calls, one by one."""
+"""Generator and extractor as published, but honest: what folds into weights is folded, channels-last memory, one dtype; torch's own calls,
+one by one."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator
-from dali_icgan.models.checkpoint import Checkpoint
+from dali_icgan.engine.trunk_folding import FoldedResidual, FoldedTrunk
 from dali_icgan.models.generator import BOTTOM
-from dali_icgan.models.resnet import ResNet, ResNetConfig
-from dali_icgan.ops.prepare_features import IMAGENET_MEAN, IMAGENET_STD
 
 
 class _Block(nn.Module):
@@ -74,60 +71,46 @@ class EagerGenerator(nn.Module):
         return torch.tanh(self.last(F.relu(x * scale + shift)))
 
 
+class _Residual(nn.Module):
+    def __init__(self, block: FoldedResidual) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(_convolution(c.weight, c.bias, c.stride) for c in block.convolutions)
+        self.shortcut = None if block.shortcut is None else _convolution(block.shortcut, stride=block.stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        for convolution in self.convolutions[:-1]:
+            x = F.relu(convolution(x), inplace=True)
+        return F.relu(self.convolutions[-1](x).add_(shortcut), inplace=True)
+
+
+class EagerExtractor(nn.Module):
+    """``eager(prepared)``: unit features; the trunk with its batch norms folded in, in channels-last memory."""
+
+    def __init__(self, folded: FoldedTrunk, memory_format: torch.memory_format = torch.channels_last) -> None:
+        super().__init__()
+        self.stem = _convolution(folded.stem.weight, folded.stem.bias, folded.stem.stride)
+        self.stem_pool, self.memory_format = folded.config.stem_pool, memory_format
+        self.blocks = nn.Sequential(*map(_Residual, folded.blocks))
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        x = F.relu(self.stem(prepared.contiguous(memory_format=self.memory_format)), inplace=True)
+        if self.stem_pool:
+            x = F.max_pool2d(x, 3, 2, padding=1)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return F.normalize(self.blocks(x).mean((2, 3), dtype=wide), eps=0.0)
+
+
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     layer = nn.Linear(*reversed(weight.shape), dtype=weight.dtype)
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer
 
 
-def _convolution(weight: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+def _convolution(weight: Tensor, bias: Tensor | None = None, stride: int = 1) -> nn.Conv2d:
     outputs, inputs, size, _ = weight.shape
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=bias is not None, dtype=weight.dtype)
+    layer = nn.Conv2d(inputs, outputs, size, stride, size // 2, bias=bias is not None, dtype=weight.dtype)
     layer.weight = nn.Parameter(weight)
     if bias is not None:
         layer.bias = nn.Parameter(bias)
     return layer
-
-
-class EagerExtractor(nn.Module):
-    """``eager(prepared)``: unit features; torchvision's ResNet with its batch norm folded into the convolutions."""
-
-    mean, std = IMAGENET_MEAN, IMAGENET_STD
-
-    def __init__(self, checkpoint: Checkpoint[ResNetConfig]) -> None:
-        super().__init__()
-        self.config = config = checkpoint.config
-        trunk = ResNet(config)
-        counts = {name: tensor for name, tensor in trunk.state_dict().items() if name.endswith("num_batches_tracked")}
-        trunk.load_state_dict({**counts, **checkpoint.tensors})
-        trunk.eval()
-        self.stem = fuse_conv_bn_eval(trunk.conv1, trunk.bn1)
-        self.blocks = nn.ModuleList(
-            _Residual(block)
-            for stage in range(len(config.depths))
-            for block in trunk.get_submodule(f"layer{stage + 1}").children()
-        )
-
-    def forward(self, prepared: Tensor) -> Tensor:
-        x = F.relu(self.stem(prepared.contiguous(memory_format=torch.channels_last)), inplace=True)
-        if self.config.stem_pool:
-            x = F.max_pool2d(x, 3, 2, padding=1)
-        for block in self.blocks:
-            x = block(x)
-        return F.normalize(x.mean((2, 3)).float())
-
-
-class _Residual(nn.Module):
-    def __init__(self, block: nn.Module) -> None:
-        super().__init__()
-        numbers = range(1, block.convolutions + 1)
-        self.convolutions = nn.ModuleList(
-            fuse_conv_bn_eval(block.get_submodule(f"conv{i}"), block.get_submodule(f"bn{i}")) for i in numbers
-        )
-        self.downsample = None if block.downsample is None else fuse_conv_bn_eval(*block.downsample)
-
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        for convolution in self.convolutions[:-1]:
-            x = F.relu(convolution(x), inplace=True)
-        return F.relu(self.convolutions[-1](x).add_(shortcut), inplace=True)

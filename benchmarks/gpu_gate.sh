@@ -78,11 +78,15 @@ if [ $fast = 1 ]; then
 fi
 bench assemble assemble.py "${shortest[@]}" "${assembled[@]}"
 bench engine engine.py "${short[@]}" "${engine[@]}"
+bench extractor extractor.py "${short[@]}" "${engine[@]}"
 if [ $dali = 1 ]; then
   bench loader loader.py "${shortest[@]}" "${loader[@]}"
   bench training_share training_share.py "${shortest[@]}" "${training[@]}"
 fi
-[ "$device" = cuda ] && bench engine_compiled engine.py "${shortest[@]}" --case "256 px, channels 96" --compile
+if [ "$device" = cuda ]; then
+  bench engine_compiled engine.py "${shortest[@]}" --case "256 px, channels 96" --compile
+  bench extractor_compiled extractor.py "${shortest[@]}" --case "ResNet-50, 224 px" --compile
+fi
 
 echo
 echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"

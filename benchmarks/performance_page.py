@@ -2,34 +2,84 @@
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
-SHOWN = "256 px, channels 64"  # whose layers are listed
 NAMES = {"avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}
 # What tells one contest from another.
+_ENGINE = ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
+_LOADER = ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator")
+_TRAINING = ("gpu", "instructions", "cores", "model", "size", "generator", "allocator")
 CONTESTS = {
-    "engine": ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator"),
-    "loader": ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator"),
-    "training_share": ("gpu", "instructions", "cores", "model", "size", "generator", "allocator"),
+    "engine.jsonl": _ENGINE,
+    "extractor.jsonl": _ENGINE,
+    "loader.jsonl": _LOADER,
+    "training_share.jsonl": _TRAINING,
 }
 
 
-def newest(benchmark: str, results: Path = RESULTS) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Model:
+    """What the page says of a model in its own words.
+
+    Attributes:
+        name: of the model.
+        results: the file of its runs.
+        shown: the case whose layers are listed.
+        error, said: where a run holds its error, and what that is.
+        introduction: its section's first lines.
+    """
+
+    name: str
+    results: str
+    shown: str
+    error: str
+    said: str
+    introduction: str
+
+
+GENERATOR = Model(
+    "generator",
+    "engine.jsonl",
+    "256 px, channels 64",
+    "relative_error",
+    "Largest relative error (2-norm, against float64)",
+    """## The generator
+Beside the network as published, in the same dtype with its spectral norm baked in ("eager": channels-last memory, the baseline;
+"contiguous": torch's usual layout). The C allocator's thresholds matter to the peers, whose activations are mapped anew in every call: a
+plan owns its buffers. "Published" is what the published form multiplies; the difference to GFLOP is Winograd's and that of upsampling
+folded into convolutions. A share above 100% of the floor is a layer that multiplies faster than the matrix product the floor is measured
+with.""",
+)
+EXTRACTOR = Model(
+    "extractor",
+    "extractor.jsonl",
+    "ResNet-50, 224 px",
+    "one_minus_cosine",
+    "Largest 1 - cosine, against float64",
+    """## The extractor
+From the trunk's input to unit features, beside the network with its batch norms folded into the convolutions, in the same dtype and
+channels-last memory ("eager", the baseline). More than half of ResNet-50's multiplications are
+1x1 convolutions, for which no form multiplies less.""",
+)
+
+
+def newest(file: str, results: Path = RESULTS) -> list[dict[str, Any]]:
     """The last run of each contest; none where nothing was recorded yet."""
-    found, path = {}, results / f"{benchmark}.jsonl"
+    found, path = {}, results / file
     for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
-        found[tuple(record.get(name) for name in CONTESTS[benchmark])] = record
+        found[tuple(record.get(name) for name in CONTESTS[file])] = record
     return list(found.values())
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def table(model: Model, records: list[dict[str, Any]]) -> str:
     peers = [name for name in records[0]["ratio"] if all(name in record["ratio"] for record in records)]
-    head = ["generator", "rows", "threads", "C allocator", "dali_icgan", *peers, *(f"times {name}" for name in peers)]
+    head = [model.name, "rows", "threads", "C allocator", "dali_icgan", *peers, *(f"times {name}" for name in peers)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for record in records:
         rates, ratios = record["images_per_s"], record["ratio"]
@@ -127,39 +177,38 @@ On {_where(one)}; medians of alternating windows, in brackets their range.
 {_commands(records)}"""
 
 
-def section(records: list[dict[str, Any]]) -> str:
+def section(model: Model, records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
     held = f", held to {one['instructions']}" * _held(one)
     title = one["gpu"] or NAMES[one["instructions"]]
-    errors = [max(record["relative_error"][name] for record in records) for name in ("dali_icgan", "eager")]
-    layers = next((record for record in records if record["case"] == SHOWN), one)
+    errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
+    layers = next((record for record in records if record["case"] == model.shown), one)
     return f"""### {title}, {one["dtype"]}
-{table(records)}
+{table(model, records)}
 
-On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. Largest relative error (2-norm, against float64):
+On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. {model.said}:
 {errors[0]:.1e}, eager {errors[1]:.1e}.
 
 {_commands(records)}
 
-Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `generator.prepare(n).describe()` prints it:
+Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `{model.name}.prepare(n).describe()` prints it:
 ```text
 {layers["layers"]}
 ```"""
 
 
+def sections(model: Model, records: list[dict[str, Any]]) -> list[str]:
+    return [model.introduction, *(section(model, group) for group in _groups(records, "gpu", "instructions", "dtype"))]
+
+
 def page(results: Path = RESULTS) -> str:
-    engine, loader, training = (newest(benchmark, results) for benchmark in CONTESTS)
+    generators, extractors, loader, training = (newest(file, results) for file in CONTESTS)
     parts = [
         "# Performance",
         "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/`, and from nothing else.*",
-        """## The generator
-Beside the network as published, in the same dtype with its spectral norm baked in ("eager": channels-last memory, the baseline;
-"contiguous": torch's usual layout). The C allocator's thresholds matter to the peers, whose activations are mapped anew in every call: a
-plan owns its buffers. "Published" is what the published form multiplies; the difference to GFLOP is Winograd's and that of upsampling
-folded into convolutions. A share above 100% of the floor is a layer that multiplies faster than the matrix product the floor is measured
-with.""",
-        *(section(group) for group in _groups(engine, "gpu", "instructions", "dtype")),
+        *sections(GENERATOR, generators),
+        *(sections(EXTRACTOR, extractors) if extractors else []),
     ]
     if loader:
         parts += [
@@ -183,7 +232,7 @@ does not have ready in time is waited for.""",
                 for group in _groups(training, "gpu", "instructions", "cores", "model", "size", "generator")
             ),
         ]
-    if not any(record["gpu"] for record in (*engine, *loader, *training)):
+    if not any(record["gpu"] for record in (*generators, *extractors, *loader, *training)):
         parts.append(
             "**No GPU has run any of this yet**: the CUDA plan is compiled, and its kernels run in the tests on a CPU; "
             "`benchmarks/gpu_gate.sh` measures it on a machine that has one. What its kernels move is in [kernels.md](kernels.md)."

@@ -14,7 +14,7 @@ def shown() -> list[dict[str, Any]]:
     """Of the newest runs on a CPU those at p = 0, and at p = 0.5 from a bank; docs/performance.md has them all."""
     found = [
         record
-        for record in newest("loader")
+        for record in newest("loader.jsonl")
         if not record["gpu"]
         and ((record["size"], record.get("case")) == (SIZE, None) if not record["p"] else record["p"] == 0.5)
         and record.get("source") != "online"

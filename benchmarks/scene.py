@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import extractor
 import numpy as np
 import skimage.data
 import torch
@@ -30,9 +31,9 @@ from dali_icgan.engine.extractor import Extractor
 from dali_icgan.engine.folding import fold
 from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.generator import Generator
-from dali_icgan.models.checkpoint import Checkpoint, read_extractor
-from dali_icgan.models.resnet import ResNet, ResNetConfig
+from dali_icgan.engine.trunk_folding import fold_trunk
 from dali_icgan.ops.instructions import instruction_sets
+from dali_icgan.ops.prepare_features import IMAGENET_MEAN, IMAGENET_STD
 
 SEED = 0
 PEER = "DataLoader + PIL"
@@ -112,8 +113,10 @@ class Models:
 def load_models(case: str, device: torch.device) -> Models:
     """In float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    of_generator, of_extractor = checkpoint(case, CASES[case]), extractor_checkpoint(case)
-    eager = [EagerGenerator(fold(of_generator)), EagerExtractor(of_extractor)]
+    of_generator = checkpoint(case, CASES[case])
+    # The features that it was trained with; a generator with random weights has those of a ResNet-50 with random weights.
+    of_extractor = extractor.checkpoint("embedded" if case == "embedded" else "ResNet-50, 224 px")
+    eager = [EagerGenerator(fold(of_generator)), EagerExtractor(fold_trunk(of_extractor))]
     for model in eager:
         model.eval().requires_grad_(False).to(device, dtype, memory_format=torch.channels_last)
     return Models(
@@ -122,19 +125,6 @@ def load_models(case: str, device: torch.device) -> Models:
         Extractor(of_extractor, device, dtype, resolution=of_generator.config.resolution),
         *eager,
     )
-
-
-def extractor_checkpoint(case: str) -> Checkpoint[ResNetConfig]:
-    """The embedded one for the embedded generator, for others ResNet-50 with random weights: speed does not depend on them."""
-    if case == "embedded":
-        return read_extractor("embedded")
-    torch.manual_seed(0)
-    model = ResNet(ResNetConfig())
-    for name, tensor in model.named_parameters():
-        if name.endswith("bn3.weight"):
-            tensor.data.fill_(0.2)  # else activations double with every block, more than half precision holds
-    tensors = {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-    return Checkpoint("extractor", model.config, tensors, source=case, trained=False)
 
 
 # ---------------------------------------------------------------------- the plan
@@ -269,7 +259,7 @@ class Peer:
         # Values in [-1, 1], and bytes, to normalised ones: one factor and one summand a channel.
         mean, std = (torch.tensor(v)[:, None, None] for v in (transform.mean, transform.std))
         self.of_made = [v.to(device, self.dtype) for v in (0.5 / std, (0.5 - mean) / std)]
-        mean, std = (torch.tensor(v)[:, None, None] for v in (EagerExtractor.mean, EagerExtractor.std))
+        mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
         self.of_bytes = [v.to(device) for v in (1 / (255 * std), -mean / std)]
 
     @torch.no_grad()
@@ -312,7 +302,7 @@ class Peer:
         """The extractor's input: normalised, then bicubic."""
         scale, shift = self.of_bytes
         images = squares.to(self.device, non_blocking=True).float().mul_(scale).add_(shift)
-        size = (self.models.eager_extractor.config.input_size,) * 2
+        size = (self.models.extractor.input_size,) * 2
         if images.shape[2:] != size:
             images = F.interpolate(images, size, mode="bicubic", align_corners=False)
         return images.to(self.dtype)

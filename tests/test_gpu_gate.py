@@ -26,7 +26,7 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in (tmp_path / "out" / "tests.txt").read_text()
     found = {}
-    for name in ("assemble", "engine", "loader", "training_share"):
+    for name in ("assemble", "engine", "extractor", "loader", "training_share"):
         lines = [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         assert lines
         assert all({"date", "commit", "command", "benchmark"} <= line.keys() for line in lines)

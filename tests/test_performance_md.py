@@ -122,7 +122,7 @@ def test_the_readme_shows_few_of_them(monkeypatch):
         loader_line(0.5, "bank", gpu="a GPU"),
         loader_line(0.5, "bank", generator="256 px", images=16),
     ]
-    monkeypatch.setattr(readme, "newest", lambda benchmark: runs)
+    monkeypatch.setattr(readme, "newest", lambda file: runs)
     table = readme.loader_table().splitlines()
     assert [row.split(" | ")[:3] for row in table[2:-2]] == [
         ["| 0", "", "224"],
@@ -143,3 +143,22 @@ def test_the_benchmark_verifies_and_measures(tmp_path):
         assert record["relative_error"]["dali_icgan"] < 2e-5
         assert set(record["ratio"]) == {"eager", "eager, contiguous"}
         assert record["layers"].startswith("layer")
+
+
+def test_the_extractors_benchmark_verifies_and_measures(tmp_path):
+    """A window of each contestant, of the smallest extractor; the page takes its lines."""
+    out = tmp_path / "extractor.jsonl"
+    command = (
+        "benchmarks/extractor.py --case embedded --device cpu --batch-size 2 --threads 1 --seconds 0.01 --rounds 1"
+    )
+    subprocess.run([sys.executable, *command.split(), "--out", str(out)], cwd=ROOT, check=True, capture_output=True)
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [record["allocator"] for record in records] == ["stock", "raised thresholds"]
+    for record in records:
+        assert record["one_minus_cosine"]["dali_icgan"] < 1e-10
+        assert set(record["ratio"]) == {"eager"}
+        assert record["layers"].startswith("layer")
+    said = "\n".join(performance_page.sections(performance_page.EXTRACTOR, records))
+    assert "## The extractor" in said
+    assert "as `extractor.prepare(n).describe()` prints it" in said
+    assert f"**{records[0]['ratio']['eager']['median']:.1f}**" in said

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <memory>
 #include <optional>
 
@@ -18,17 +19,18 @@ std::pair<int, int> layout(DType dtype, const std::string& instructions) {
   });
 }
 
-// What does not change from call to call. Made by Python after its own checks of the weight: r, tile and doubled go together.
+// What does not change from call to call. Made by Python after its own checks: of the weight, and that the numbers go together.
 struct Convolution {
   TensorRef weight;   // of which the address and the type are read
   Instructions instructions;
   int64_t inputs, outputs;   // with padding
-  int r, tile;
-  bool doubled;
+  int r, tile, stride, padding;
+  bool doubled, unpadded;
 
   WinogradParams params(int64_t n, int64_t height, int64_t width) const {
     WinogradParams p{};
-    p.n = n, p.height = height, p.width = width, p.inputs = inputs, p.outputs = outputs, p.r = r, p.m = tile, p.doubled = doubled;
+    p.n = n, p.height = height, p.width = width, p.inputs = inputs, p.outputs = outputs, p.r = r, p.m = tile, p.stride = stride,
+    p.padding = padding, p.doubled = doubled, p.unpadded = unpadded;
     return p;
   }
   int64_t workspace(int64_t n, int64_t height, int64_t width) const {
@@ -46,14 +48,15 @@ class Bound {
         const std::optional<TensorRef>& shortcut, const std::optional<TensorRef>& residual, bool relu)
       : instructions_(convolution.instructions), dtype_(convolution.weight.dtype) {
     check_rank("x", x, 4);
-    if (x.size(1) < 1 || x.size(2) < 1) fail("x", "have a height and width of at least 1", text(x.shape));
+    const int64_t least = std::max(1, convolution.r - 2 * convolution.padding);
+    if (x.size(1) < least || x.size(2) < least) fail("x", "have a height and width of at least " + std::to_string(least), text(x.shape));
     check_shape("x", x, {x.size(0), x.size(1), x.size(2), convolution.inputs});
     const int64_t n = x.size(0), height = x.size(1), width = x.size(2), outputs = convolution.outputs;
     const bool doubled = convolution.doubled;
-    const int64_t grown = convolution.r == 2 ? 1 : 0;
-    const int64_t out_height = doubled ? 2 * height : height + grown, out_width = doubled ? 2 * width : width + grown;
     params_ = convolution.params(n, height, width);
     params_.relu = relu;
+    const int64_t out_height = doubled ? 2 * height : winograd_out_size(params_, height);
+    const int64_t out_width = doubled ? 2 * width : winograd_out_size(params_, width);
     check("x", x), check_contiguous("x", x);
     check_shape("out", out, {n, out_height, out_width, outputs});
     check("out", out), check_contiguous("out", out);
@@ -67,6 +70,7 @@ class Bound {
 
     if (scale.has_value() != shift.has_value())
       fail(scale ? "shift" : "scale", scale ? "be given with scale" : "be given with shift", "None");
+    if (scale && convolution.unpadded) fail("scale", "be None for unpadded inputs", text(scale->shape));
     if (scale) {
       params_.scale_stride = rows("scale", *scale, out, workspace), params_.shift_stride = rows("shift", *shift, out, workspace);
       scale_ = scale->address, shift_ = shift->address;
@@ -129,8 +133,8 @@ const Register registered{[](py::module_& module) {
   module.def("winograd_layout", &layout);
   py::class_<Convolution>(module, "WinogradConvolution", py::module_local())
       .def(py::init([](const TensorRef& weight, const std::string& instructions, int64_t inputs, int64_t outputs, int r, int tile,
-                       bool doubled) {
-        return Convolution{weight, instructions_of(instructions), inputs, outputs, r, tile, doubled};
+                       int stride, int padding, bool doubled, bool unpadded) {
+        return Convolution{weight, instructions_of(instructions), inputs, outputs, r, tile, stride, padding, doubled, unpadded};
       }))
       .def("workspace", &Convolution::workspace);
   py::class_<Bound>(module, "WinogradBound", py::module_local())

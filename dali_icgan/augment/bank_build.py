@@ -78,6 +78,8 @@ def fill(
     final, part = folder / "features.npy", folder / "features.npy.part"
     shape, dtype = (meta["n"], meta["dim"]), np.dtype(meta["dtype"])
     if not final.exists():
+        # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
+        extractor.prepare(min(batch_size, shape[0]))
         if not part.exists():
             header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
             files.write_whole(part, lambda file: np.lib.format.write_array_header_1_0(file, header))

@@ -63,9 +63,11 @@ class Generation(Background):
         self._closed = False
         self._error: BaseException | None = None
         device = augment.device
+        # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
         if augment.generator is not None:
-            # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
             augment.generator.prepare(augment.microbatch)
+        if augment.extractor is not None and augment.needs_own_image:
+            augment.extractor.prepare(augment.microbatch)
         # 0 is the lowest priority there is, and the default stream's, on which training steps usually run; the loader's own is higher.
         self._stream = torch.cuda.Stream(device, priority=0) if device.type == "cuda" else None
         self._thread = threading.Thread(target=self._serve, name="dali_icgan-generate", daemon=True)

@@ -244,7 +244,7 @@ class DAICGAN:
     @property
     def forms(self) -> dict[str, dict[str, dict[str, int]]]:
         """Which tile each convolution takes, of "generator" and "extractor" where a CPU computes them."""
-        models = {"generator": self.generator}
+        models = {"generator": self.generator, "extractor": self.extractor}
         return {name: model.forms for name, model in models.items() if model is not None and model.forms is not None}
 
     @property

@@ -167,25 +167,7 @@ class CpuPlan(GeneratorPlan):
         return torch.empty(shape, dtype=self._weights.dtype)
 
     def _convolution(self, name: str, layer: PackedConvolution, x: Tensor, out: Tensor, **options: Any) -> None:
-        n, height, width, _ = x.shape
-        high, across = layer.output_size(height, width)
-        pixels = n * high * across
-        taps = 9 if layer.doubled else layer.r**2  # of the published form
-        # Multiplications of the transformed tiles; a tile at the border counts whole.
-        side = layer.tile + layer.r - 1
-        done, phases = ((height + 1, width + 1), 4) if layer.doubled else ((high, across), 1)
-        tiles = n * math.prod(-(-size // layer.tile) for size in done)
-        self.steps.append(
-            Step(
-                name,
-                _form(layer),
-                layer.bind(x, out, self._workspace, **options),
-                tiles * side**2 * phases * layer.inputs * layer.outputs,
-                pixels * taps * layer.inputs * layer.outputs,
-                (x.numel() + out.numel() + layer.numel) * x.element_size(),
-                key(layer.r, layer.inputs, phases * layer.outputs, height) if layer.r > 1 else "",
-            )
-        )
+        self.steps.append(convolution_step(name, layer, x, out, self._workspace, **options))
 
     def _linear(self, name: str, layer: PackedConvolution, x: Tensor, out: Tensor, bias: Tensor) -> None:
         self._convolution(name, layer, x[None, None], out[None, None], bias=bias)
@@ -243,8 +225,35 @@ class CpuPlan(GeneratorPlan):
         self.steps.append(Step("tail", "3x3", lambda: ops.tail(*parts, out=out), count, count, traffic))
 
 
+def convolution_step(
+    name: str, layer: PackedConvolution, x: Tensor, out: Tensor, workspace: Tensor, **options: Any
+) -> Step:
+    """``layer.bind(x, out, workspace, **options)`` as a step, with its counts."""
+    n, height, width, _ = x.shape
+    high, across = layer.output_size(height, width)
+    pixels = n * high * across
+    taps = 9 if layer.doubled else layer.r**2  # of the published form
+    # Multiplications of the transformed tiles; a tile at the border counts whole.
+    side = layer.tile + layer.r - 1
+    done, phases = ((height + 1, width + 1), 4) if layer.doubled else ((high, across), 1)
+    tiles = n * math.prod(-(-size // layer.tile) for size in done)
+    return Step(
+        name,
+        _form(layer),
+        layer.bind(x, out, workspace, **options),
+        tiles * side**2 * phases * layer.inputs * layer.outputs,
+        pixels * taps * layer.inputs * layer.outputs,
+        (x.numel() + out.numel() + layer.numel) * x.element_size(),
+        key(layer.r, layer.inputs, phases * layer.outputs, height)
+        if layer.r in (2, 3) and layer.stride == 1 and not layer.unpadded
+        else "",
+    )
+
+
 def _form(layer: PackedConvolution) -> str:
     kind = "linear" if layer.r == 1 else f"F({layer.tile}, {layer.r})" if layer.tile > 1 else f"{layer.r}x{layer.r}"
+    if layer.stride > 1:
+        kind += f", stride {layer.stride}"
     return f"{kind}, doubled" if layer.doubled else kind
 
 

@@ -10,13 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dali_icgan import ops
 from dali_icgan.engine.folding import FoldedBlock, FoldedGenerator, all_conditions
-from dali_icgan.engine.layers import Convolution
 from dali_icgan.engine.generator_plan import GeneratorPlan
+from dali_icgan.engine.graph import Graph
+from dali_icgan.engine.layers import Convolution
 from dali_icgan.engine.plan import Step
 from dali_icgan.models.generator import BOTTOM
 from dali_icgan.ops.winograd import upsampled_weight
 
-_WARM_UP = 3  # runs before the capture: libraries load, allocate and choose on their first calls
 _ALIGN = 8  # halves in 16 bytes: widths that attention's kernels like
 
 
@@ -88,8 +88,7 @@ class CudaPlan(GeneratorPlan):
         n: rows.
         dtype: of the images.
 
-    Not for two threads at once: it owns its buffers. Calls on several streams are put one behind the other by an event. On a CPU (in
-    tests, where the kernels are emulated) the steps run as they are.
+    Not for two threads at once: it owns its buffers. Calls on several streams are put one behind the other.
     """
 
     def __init__(self, weights: CudaWeights, n: int, dtype: torch.dtype) -> None:
@@ -104,46 +103,20 @@ class CudaPlan(GeneratorPlan):
         self._condition = torch.zeros(n, columns, device=device)
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype, device=device)
         self._make_steps()
-        self._graph: torch.cuda.CUDAGraph | None = None
-        self._done: torch.cuda.Event | None = None
-        if device.type == "cuda":
-            self._capture()
+        self._graph = Graph(device, self.steps)
 
     def __call__(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:
         """Images ``[n, 3, r, r]`` in channels-last memory; arguments as the generator checks them."""
-        if self._done is not None:
-            self._done.wait()  # whoever used the buffers before, on whatever stream
-        self.put(z, h, y)
-        if self._graph is None:
-            self._run()
-        else:
+        with self._graph.turn():
+            self.put(z, h, y)
             self._graph.replay()
-        images = self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
-        if self._graph is not None:
-            self._done = torch.cuda.current_stream().record_event()
-        return images
+            return self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
 
     def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
         self._z.copy_(z[:, : self._z.shape[1]])
         self._h.copy_(h)
         if y is not None:
             self._y.copy_(y, non_blocking=True)
-
-    def _run(self) -> None:
-        for step in self.steps:
-            step.run()
-
-    def _capture(self) -> None:
-        stream = torch.cuda.Stream(self._weights.device)
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_WARM_UP):
-                self._run()
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads go on allocating meanwhile.
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-            self._run()
 
     # ------------------------------------------------------------------ steps
     #

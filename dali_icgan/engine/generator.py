@@ -1,8 +1,7 @@
 """The generator for inference: what can be called, and the plans behind it."""
 
-import threading
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +11,9 @@ from dali_icgan.engine.cuda_plan import CudaPlan, CudaWeights
 from dali_icgan.engine.folding import fold
 from dali_icgan.engine.forms import Forms, Table
 from dali_icgan.engine.placement import resolve, say_once, undisturbed
+from dali_icgan.engine.plans import Plans
 from dali_icgan.models.checkpoint import Checkpoint, Source, read_generator
 from dali_icgan.models.generator import GeneratorConfig
-
-_KEPT = 3  # plans: of a loader's microbatch, and of what a user tries beside it
 
 
 class Generator:
@@ -63,20 +61,15 @@ class Generator:
         with undisturbed(self.device):
             folded = fold(checkpoint)
             self._weights: CpuWeights | CudaWeights
+            self._plans: Plans[CpuPlan] | Plans[CudaPlan]
             self.forms: dict[str, dict[str, int]] | None = None
             if self.device.type == "cpu":
                 self._weights = CpuWeights(folded, self._compute, Forms.of(self._compute, forms))
+                self._plans = Plans(self.device, partial(CpuPlan, self._weights, dtype=self.dtype))
                 self.forms = self._weights.forms.table()
             else:
                 self._weights = CudaWeights(folded, self.device, self._compute)
-        self._plans: dict[int, CpuPlan | CudaPlan] = {}
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_plans")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _plans={})
+                self._plans = Plans(self.device, partial(_calibrated, self._weights, self.source, dtype=self.dtype))
 
     def __repr__(self) -> str:
         classes = f"{self.n_classes} classes" if self.class_conditional else "no classes"
@@ -112,8 +105,8 @@ class Generator:
         if not len(z):
             size = (0, 3, self.resolution, self.resolution)
             return torch.empty(size, dtype=self.dtype, device=self.device, memory_format=torch.channels_last)
-        with self._lock, undisturbed(self.device):
-            return self._plan(len(z))(z, h, y)
+        with self._plans.taken(len(z)) as plan:
+            return plan(z, h, y)
 
     def _check(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
         n = len(z) if z.ndim else 0
@@ -151,25 +144,16 @@ class Generator:
         Raises:
             ValueError: ``n`` is no positive integer.
         """
-        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-            raise ValueError(f"n must be a positive integer, got {n!r}")
-        with self._lock, undisturbed(self.device):
-            return self._plan(n)
+        return self._plans.prepare(n)
 
-    def _plan(self, n: int) -> CpuPlan | CudaPlan:
-        plan = self._plans.pop(n, None)
-        if plan is None:
-            if isinstance(self._weights, CpuWeights):
-                plan = CpuPlan(self._weights, n, self.dtype)
-            else:
-                plan = CudaPlan(self._weights, n, self.dtype)
-                plan.calibrate()
-                overflow = plan.overflow()
-                say_once(overflow and f"{self.source}: {overflow}")
-        self._plans[n] = plan
-        while len(self._plans) > _KEPT:
-            del self._plans[next(iter(self._plans))]
-        return plan
+
+def _calibrated(weights: CudaWeights, source: str, n: int, dtype: torch.dtype) -> CudaPlan:
+    """A plan, and a word in the log if its dtype does not hold the activations."""
+    plan = CudaPlan(weights, n, dtype)
+    plan.calibrate()
+    overflow = plan.overflow()
+    say_once(overflow and f"{source}: {overflow}")
+    return plan
 
 
 def load_generator(

@@ -12,16 +12,15 @@ class Convolution:
     """Keeps the size at stride 1. ``weight`` ``[out, in, k, k]``, k odd; float32 is never TF32."""
 
     weight: Tensor
-    bias: Tensor | None = None
     stride: int = 1
 
     def __call__(self, x: Tensor) -> Tensor:
         padding = self.weight.shape[2] // 2
         if x.device.type == "cpu":
-            return F.conv2d(x, self.weight, self.bias, self.stride, padding)
+            return F.conv2d(x, self.weight, None, self.stride, padding)
         # F.conv2d takes the last three from settings that belong to the training code beside us; benchmark could choose another
         # algorithm in another run, and TF32 is on by default.
-        out = torch.cudnn_convolution(
+        return torch.cudnn_convolution(
             x,
             self.weight,
             padding=(padding, padding),
@@ -32,4 +31,3 @@ class Convolution:
             deterministic=True,
             allow_tf32=False,
         )
-        return out if self.bias is None else out.add_(self.bias[:, None, None])

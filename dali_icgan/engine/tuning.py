@@ -10,6 +10,8 @@ from dali_icgan.engine.folding import fold
 from dali_icgan.engine.forms import Forms, rule
 from dali_icgan.engine.placement import default_microbatch, undisturbed
 from dali_icgan.engine.plan import Plan
+from dali_icgan.engine.trunk_cpu_plan import CpuTrunkPlan, CpuTrunkWeights
+from dali_icgan.engine.trunk_folding import fold_trunk
 from dali_icgan.models.checkpoint import Checkpoint
 from dali_icgan.models.generator import GeneratorConfig
 from dali_icgan.models.resnet import ResNetConfig
@@ -17,6 +19,7 @@ from dali_icgan.ops.winograd import TILES
 
 # What another tile must save before it is taken instead of the rule's: less is noise.
 _GAIN = 0.03
+_IMAGES = 16  # of an extractor's call; it does not know whose generator's microbatch it will get
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ def tune(
 def _maker(
     checkpoint: Checkpoint[GeneratorConfig] | Checkpoint[ResNetConfig], rows: int | None, dtype: torch.dtype
 ) -> Callable[[Forms], Plan]:
+    if isinstance(checkpoint.config, ResNetConfig):
+        trunk = fold_trunk(checkpoint)
+        return lambda forms: CpuTrunkPlan(CpuTrunkWeights(trunk, dtype, forms), rows or _IMAGES)
     folded = fold(checkpoint)
     n = rows or default_microbatch(torch.device("cpu"), folded.config.resolution)
     return lambda forms: CpuPlan(CpuWeights(folded, dtype, forms), n, dtype)

@@ -1,4 +1,4 @@
-"""Convolutions of stride 1 on the CPU with fewer multiplications: Winograd's minimal filtering, all that stands around it fused in."""
+"""Convolutions on the CPU, with fewer multiplications by Winograd's minimal filtering, all that stands around them fused in."""
 
 from fractions import Fraction
 from typing import Any
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from dali_icgan._native import native, ref, threads
 from dali_icgan.ops.instructions import instruction_sets
 
-# Sides of an output tile, by the side r of the kernel. 1: no transform.
+# Sides of an output tile, by the side r of the kernel. 1: no transform, which is all that other kernels and strides have.
 TILES = {1: (1,), 2: (1, 3, 5), 3: (1, 2, 4)}
 # The finite points, by the side of an input tile; as in csrc/ops/winograd/winograd_math.h.
 _POINTS = {
@@ -68,17 +68,21 @@ class PackedConvolution:
     upsampling between ``first`` and the convolution.
 
     Args:
-        weight: ``[out, in, r, r]`` on the CPU, r of 1, 2 or 3 (doubled: 3); floating point, float64 to lose nothing.
-        tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more.
+        weight: ``[out, in, r, r]`` on the CPU (doubled: r is 3); floating point, float64 to lose nothing.
+        tile: side of an output tile, of ``TILES[r]`` (doubled: of ``TILES[2]``). Larger ones multiply less and round more. 1 at any other
+            r, at a stride and of unpadded inputs.
         dtype: float32 or float64, of everything that the convolution reads and writes.
         instructions: of ``ops.instruction_sets()``; None is the first of them.
         doubled: see above; computed as :func:`upsampled_weight`.
+        stride: from a pixel of out to the next, in pixels of x; 1 if doubled.
+        padding: zeros around x, in pixels; None is r // 2, and all that doubled takes.
+        unpadded: x has its channels without padding: for few of them, whose padding would cost more than the rest.
 
     Attributes:
         inputs, outputs: channels.
-        padded_inputs, padded_outputs: channels of x and out: padded to :func:`channel_multiple`.
+        padded_inputs, padded_outputs: channels of x and out: padded to :func:`channel_multiple`, but for unpadded inputs.
         r: side of the kernel that is computed: 2 if doubled.
-        tile, dtype, instructions, doubled: as given.
+        tile, dtype, instructions, doubled, stride, padding, unpadded: as given.
         numel: numbers that its weights take.
 
     Raises:
@@ -86,8 +90,8 @@ class PackedConvolution:
 
     Numerics: relative error (2-norm, random weights, 64 to 1024 channels) in float32 2e-7 to 3e-7 without a transform, 2e-7 to 5e-7
         for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
-        5e-15. An element's bits depend on its own sample, r, tile, dtype and instructions alone: not on n, its place in the batch,
-        threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike.
+        5e-15. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
+        batch, threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike, or neither does.
     Source: Lavin and Gray 2015 (arXiv 1509.09308).
     """
 
@@ -99,28 +103,40 @@ class PackedConvolution:
         instructions: str | None = None,
         *,
         doubled: bool = False,
+        stride: int = 1,
+        padding: int | None = None,
+        unpadded: bool = False,
     ) -> None:
         if not isinstance(weight, Tensor) or not weight.is_floating_point():
             raise TypeError(
                 f"weight must be a floating-point tensor, got {getattr(weight, 'dtype', type(weight).__name__)}"
             )
         shape = list(weight.shape)
-        sides = ("3",) if doubled else ("1", "2", "3")
-        if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3] or str(shape[2]) not in sides:
-            raise ValueError(f"weight must have shape [out, in, r, r] with r of {', '.join(sides)}, got {shape}")
+        if len(shape) != 4 or min(shape) < 1 or shape[2] != shape[3] or (doubled and shape[2] != 3):
+            raise ValueError(f"weight must have shape [out, in, {'3, 3' if doubled else 'r, r'}], got {shape}")
         if weight.device.type != "cpu":
             raise ValueError(f"weight must be on cpu, got {weight.device}")
         self.r = 2 if doubled else shape[2]
-        if tile not in TILES[self.r]:
-            raise ValueError(f"tile must be one of {', '.join(map(str, TILES[self.r]))} at r = {self.r}, got {tile}")
+        tiles = TILES.get(self.r, (1,))
+        if tile not in tiles:
+            raise ValueError(f"tile must be one of {', '.join(map(str, tiles))} at r = {self.r}, got {tile}")
+        if stride < 1 or (stride > 1 and (doubled or tile > 1)):
+            raise ValueError(f"stride must be 1{'' if doubled or tile > 1 else ' or more'}, got {stride}")
+        self.padding = self.r // 2 if padding is None else padding
+        if self.padding < 0 or (doubled and padding is not None):
+            raise ValueError(f"padding must be {'None for a doubled map' if doubled else '0 or more'}, got {padding}")
+        if unpadded and (doubled or tile > 1):
+            raise ValueError("unpadded must be False where the map is doubled or a tile larger than 1")
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype must be float32 or float64, got {dtype}")
         self.outputs, self.inputs = shape[:2]
-        self.tile, self.dtype, self.doubled = tile, dtype, doubled
+        self.tile, self.dtype, self.doubled, self.stride, self.unpadded = tile, dtype, doubled, stride, unpadded
         self.instructions = instructions or instruction_sets()[0]
         width, panel = _layout(dtype, self.instructions)
         self.padded_inputs, self.padded_outputs = (-(-c // width) * width for c in (self.inputs, self.outputs))
-        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, doubled)
+        if unpadded:
+            self.padded_inputs = self.inputs
+        self._weight = _packed(weight.detach(), tile, dtype, width, width * panel, doubled, unpadded)
         self.numel = self._weight.numel()
         self._native = self._describe()
 
@@ -132,7 +148,10 @@ class PackedConvolution:
             self.padded_outputs,
             self.r,
             self.tile,
+            self.stride,
+            self.padding,
             self.doubled,
+            self.unpadded,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -148,8 +167,10 @@ class PackedConvolution:
 
     def output_size(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of out for those of x."""
-        grown = int(self.r == 2)
-        return (2 * height, 2 * width) if self.doubled else (height + grown, width + grown)
+        if self.doubled:
+            return 2 * height, 2 * width
+        high, wide = ((size + 2 * self.padding - self.r) // self.stride + 1 for size in (height, width))
+        return high, wide
 
     def workspace(self, n: int, height: int, width: int, threads: int = 1) -> int:
         """Bytes of workspace for ``[n, height, width]`` of x on so many threads."""
@@ -217,6 +238,8 @@ def winograd_reference(
     weight: Tensor,
     *,
     doubled: bool = False,
+    stride: int = 1,
+    padding: int | None = None,
     scale: Tensor | None = None,
     shift: Tensor | None = None,
     bias: Tensor | None = None,
@@ -230,7 +253,8 @@ def winograd_reference(
         y = F.relu(y * scale.double()[:, :, None, None] + shift.double()[:, :, None, None])
     if doubled:
         y = F.interpolate(y, scale_factor=2.0, mode="nearest")
-    y = F.conv2d(y, weight.double(), padding=int(weight.shape[2] > 1)).permute(0, 2, 3, 1)
+    padding = weight.shape[2] // 2 if padding is None else padding
+    y = F.conv2d(y, weight.double(), stride=stride, padding=padding).permute(0, 2, 3, 1)
     if bias is not None:
         y = y + bias.double()
     if shortcut is not None:
@@ -249,7 +273,9 @@ def _layout(dtype: torch.dtype, instructions: str) -> tuple[int, int]:
     return width, panel
 
 
-def _packed(weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, doubled: bool) -> Tensor:
+def _packed(
+    weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: int, doubled: bool, unpadded: bool
+) -> Tensor:
     """``[planes][panels][taps * padded in][panel]`` as one row; the last panel is as narrow as what is left."""
     weight = weight.double()
     phases = 1
@@ -257,9 +283,11 @@ def _packed(weight: Tensor, tile: int, dtype: torch.dtype, width: int, panel: in
         weight, phases = upsampled_weight(weight), 4
     outputs, inputs, r, _ = weight.shape
     weight = weight.unflatten(0, (phases, outputs // phases))
-    weight = F.pad(weight, (0, 0, 0, 0, 0, -inputs % width, 0, -(outputs // phases) % width)).flatten(0, 1)
+    more = 0 if unpadded else -inputs % width
+    weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, -(outputs // phases) % width)).flatten(0, 1)
     if tile == 1:
-        planes = [weight.permute(2, 3, 1, 0).flatten(0, 2)]
+        plane = weight.permute(2, 3, 1, 0).flatten(0, 2)
+        planes = [F.pad(plane, (0, 0, 0, -len(plane) % width))]
     else:
         # Sums in a written order: a matrix product's would be the library's, and the bits with it.
         g = [[float(v) for v in row] for row in transforms(tile, r)[1]]

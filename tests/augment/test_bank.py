@@ -31,6 +31,10 @@ class FakeExtractor:
         self.dim, self.resolution, self.align_corners, self.fingerprint = dim, resolution, align_corners, fingerprint
         self.source, self.device = "fake.pth", torch.device("cpu")
         self.calls, self.sizes, self.fail_at = 0, [], fail_at
+        self.prepared_before = []
+
+    def prepare(self, n):
+        self.prepared_before.append((n, self.calls))
 
     def __call__(self, images):
         if self.calls == self.fail_at:
@@ -106,8 +110,10 @@ def test_every_extractor_call_has_the_same_number_of_images(photos, tmp_path):
     extractor = FakeExtractor()
     FeatureBank.build(photos, extractor, tmp_path / "a", batch_size=8, progress=False)
     assert extractor.sizes == [8, 8, 8]
+    assert extractor.prepared_before == [(8, 0)]  # its plan, before a thread reads ahead
     FeatureBank.build(photos, small := FakeExtractor(), tmp_path / "b", batch_size=64, progress=False)
     assert small.sizes == [21]
+    assert small.prepared_before == [(21, 0)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -284,11 +284,15 @@ def test_background_generation_waits_for_rows_that_are_on_their_way(generator, b
     generation.close()
 
 
-def test_the_plan_is_made_before_anything_runs_beside_it(generator, bank, monkeypatch):
+def test_plans_are_made_before_anything_runs_beside_them(generator, extractor, bank, monkeypatch):
     asked = []
-    monkeypatch.setattr(type(generator), "prepare", lambda self, n: asked.append(n))
+    for model in (generator, extractor):
+        monkeypatch.setattr(type(model), "prepare", lambda self, n: asked.append((type(self).__name__, n)))
     Generation(di.DAICGAN(generator=generator, bank=bank, microbatch=5)).close()
-    assert asked == [5]
+    assert asked == [("Generator", 5)]
+    asked.clear()
+    Generation(di.DAICGAN(generator=generator, extractor=extractor, microbatch=5)).close()
+    assert asked == [("Generator", 5), ("Extractor", 5)]
 
 
 def test_background_generation_that_is_closed_says_so(generator, bank):

@@ -1,20 +1,12 @@
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from dali_icgan.engine import load_extractor
-from dali_icgan.engine.extractor import Extractor
-from dali_icgan.models.checkpoint import Checkpoint
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops import prepare_features
 from tests.engine.test_generator import other_company
 from tests.models.test_resnet import torchvision_trunk
 from tests.untrained import FOLDER
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from eager import EagerExtractor
 
 BOUNDS = {torch.float32: 1e-4, torch.float64: 1e-10}
 
@@ -57,20 +49,6 @@ def test_a_narrow_trunk_equals_its_module():
     x = torch.randn(2, 3, 224, 224, dtype=torch.float64)
     with torch.no_grad():
         assert (extractor.trunk(x) - module.double().eval()(x)).abs().max() < 1e-10
-
-
-@pytest.mark.parametrize("block", ["bottleneck", "basic"])
-def test_the_benchmarks_eager_extractor_gives_the_same_features(block):
-    torch.manual_seed(0)
-    module = ResNet(ResNetConfig(block, (2, 1), 8, input_size=32)).train()
-    module(torch.randn(8, 3, 32, 32))
-    tensors = {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
-    checkpoint = Checkpoint("extractor", module.config, tensors, source="here", trained=False)
-    x = torch.randn(3, 3, 32, 32)
-    with torch.no_grad():
-        features = EagerExtractor(checkpoint)(x)
-    want = Extractor(checkpoint, "cpu", torch.float64).trunk(x)
-    assert (features - torch.nn.functional.normalize(want)).abs().max() < 1e-6
 
 
 def test_says_what_it_is(embedded):

@@ -250,7 +250,7 @@ def test_cudnn_is_told_outright(monkeypatch):
         return out.contiguous(memory_format=torch.channels_last)
 
     monkeypatch.setattr(torch, "cudnn_convolution", cudnn_convolution)
-    convolution = Convolution(torch.empty(6, 4, 3, 3, device="meta"), torch.empty(6, device="meta"), stride=2)
+    convolution = Convolution(torch.empty(6, 4, 3, 3, device="meta"), stride=2)
     x = torch.empty(2, 4, 9, 9, device="meta", memory_format=torch.channels_last)
     assert convolution(x).shape == (2, 6, 5, 5)
 

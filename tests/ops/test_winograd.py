@@ -20,6 +20,20 @@ from dali_icgan.ops.winograd import (
 
 # Side of the kernel, tile, doubled: every form there is.
 FORMS = [(r, tile, False) for r, tiles in TILES.items() for tile in tiles] + [(3, tile, True) for tile in TILES[2]]
+# Side, tile, doubled, and what else a convolution without a transform can have; tiles at other paddings.
+OTHERS = [
+    (1, 1, False, {"stride": 2}),
+    (1, 1, False, {"stride": 3, "padding": 1}),
+    (3, 1, False, {"stride": 2}),
+    (3, 1, False, {"unpadded": True}),
+    (7, 1, False, {"stride": 2, "unpadded": True}),
+    (4, 1, False, {"stride": 3}),
+    (5, 1, False, {"padding": 0}),
+    (2, 1, False, {"stride": 2, "padding": 0, "unpadded": True}),
+    (3, 2, False, {"padding": 0}),
+    (3, 4, False, {"padding": 2}),
+    (2, 3, False, {"padding": 0}),
+]
 SETS = [(dtype, instructions) for dtype in (torch.float32, torch.float64) for instructions in instruction_sets()]
 # n, height, width, in, out: one of everything, primes, beside the vector widths, several blocks of tiles, depths of several pieces
 SHAPES = [
@@ -61,6 +75,12 @@ def guarded(shape, dtype):
     return room[GUARD : GUARD + count].view(shape), check
 
 
+def walled(x):
+    """The same between infinities, which would show in the result if anything beside x were read and counted."""
+    room = torch.full((x.numel() + 2 * GUARD,), float("inf"), dtype=x.dtype)
+    return room[GUARD : GUARD + x.numel()].view(x.shape).copy_(x)
+
+
 def run(convolution, x, *, threads=1, relu=False, **tensors):
     """The convolution of tensors without padded channels, into poisoned memory with guards, its channels' padding cut off."""
     dtype = convolution.dtype
@@ -75,7 +95,7 @@ def run(convolution, x, *, threads=1, relu=False, **tensors):
     }
     given = {name: padded(t, dtype, padding[name]) for name, t in tensors.items()}
     returned = convolution(
-        padded(x, dtype, convolution.padded_inputs), out, room[GUARD : GUARD + size], relu=relu, **given
+        walled(padded(x, dtype, convolution.padded_inputs)), out, room[GUARD : GUARD + size], relu=relu, **given
     )
     assert returned is out
     check_out()
@@ -155,6 +175,42 @@ def test_everything_around_it(r, tile, doubled, dtype, instructions):
         assert (got == 0).sum() > got.numel() / 4
 
 
+@pytest.mark.parametrize(("dtype", "instructions"), SETS)
+@pytest.mark.parametrize(("r", "tile", "doubled", "options"), OTHERS)
+def test_strides_sides_and_paddings(r, tile, doubled, options, dtype, instructions):
+    for n, height, width, inputs, outputs in SHAPES:
+        if min(height, width) + 2 * options.get("padding", r // 2) < r:
+            continue
+        weight = weights(outputs, inputs, r)
+        x = random(n, height, width, inputs).to(dtype)
+        convolution = PackedConvolution(weight, tile, dtype, instructions, **options)
+        around = surroundings(n, convolution.output_size(height, width), inputs, outputs, dtype)
+        if convolution.unpadded:
+            del around["scale"], around["shift"]
+        where = {name: value for name, value in options.items() if name != "unpadded"}
+        want = winograd_reference(x, weight, **where, **around)
+        got = run(convolution, x, **around)
+        assert got.shape == want.shape
+        assert relative(got, want) < allowed(convolution), (n, height, width, inputs, outputs)
+
+
+def test_a_map_smaller_than_the_kernel():
+    convolution = PackedConvolution(weights(4, 4, 5), 1, instructions="generic", padding=1)
+    workspace = torch.empty(convolution.workspace(1, 3, 4), dtype=torch.uint8)
+    assert convolution(torch.ones(1, 3, 4, 4), torch.empty(1, 1, 2, 4), workspace).isfinite().all()
+    with pytest.raises(ValueError, match=r"x must have a height and width of at least 3, got \[1, 3, 2, 4\]"):
+        convolution.bind(torch.ones(1, 3, 2, 4), torch.empty(1, 1, 1, 4), workspace)
+
+
+def test_unpadded_inputs_take_no_scale():
+    convolution = PackedConvolution(weights(4, 3, 3), 1, instructions="generic", unpadded=True)
+    workspace = torch.empty(convolution.workspace(1, 3, 3), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"scale must be None for unpadded inputs, got \[1, 3\]"):
+        convolution.bind(
+            torch.ones(1, 3, 3, 3), torch.empty(1, 3, 3, 4), workspace, scale=torch.ones(1, 3), shift=torch.ones(1, 3)
+        )
+
+
 @pytest.mark.parametrize("names", [("bias",), ("residual",), ("shortcut",), ("scale", "shift"), ()])
 @pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize(("r", "tile", "doubled"), [(3, 4, False), (3, 3, True), (1, 1, False)])
@@ -187,13 +243,15 @@ def test_error_at_many_channels(r, tile, doubled, most, instructions):
 
 
 @pytest.mark.parametrize(("dtype", "instructions"), SETS)
-@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
-def test_a_sample_has_its_own_bits(r, tile, doubled, dtype, instructions):
+@pytest.mark.parametrize(("r", "tile", "doubled", "options"), [*((*form, {}) for form in FORMS), *OTHERS])
+def test_a_sample_has_its_own_bits(r, tile, doubled, options, dtype, instructions):
     """Whatever its place, the batch around it, the threads, and whether what is added lies elsewhere."""
     n, height, width, inputs, outputs = 7, 5, 6, 20, 50
-    convolution = PackedConvolution(weights(outputs, inputs, r), tile, dtype, instructions, doubled=doubled)
+    convolution = PackedConvolution(weights(outputs, inputs, r), tile, dtype, instructions, doubled=doubled, **options)
     x = random(n, height, width, inputs)
     around = surroundings(n, convolution.output_size(height, width), inputs, outputs, dtype)
+    if convolution.unpadded:
+        del around["scale"], around["shift"]
     of_samples = [name for name in around if name != "bias"]
     want = run(convolution, x, **around)
     for threads in (1, 2, 3):
@@ -207,12 +265,19 @@ def test_a_sample_has_its_own_bits(r, tile, doubled, dtype, instructions):
 
 @pytest.mark.skipif("avx512" not in instruction_sets(), reason="this processor has one of the two at most")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
-def test_avx2_and_avx512_give_the_same_bits(r, tile, doubled, dtype):
-    """Where both pad the inputs alike: chains of a sum over taps are cut by their padded number."""
-    x, weight = random(2, 7, 6, 304), weights(20, 304, r)
-    one, other = (PackedConvolution(weight, tile, dtype, name, doubled=doubled) for name in ("avx2", "avx512"))
-    around = surroundings(2, one.output_size(7, 6), 304, 20, dtype)
+@pytest.mark.parametrize(
+    ("r", "tile", "doubled", "inputs", "options"),
+    [*((*form, 304, {}) for form in FORMS), (3, 1, False, 304, {"stride": 2}), (7, 1, False, 3, {"unpadded": True})],
+)
+def test_avx2_and_avx512_give_the_same_bits(r, tile, doubled, inputs, options, dtype):
+    """Where both pad the inputs alike, or neither does: chains of a sum over taps are cut by their padded number."""
+    x, weight = random(2, 7, 6, inputs), weights(20, inputs, r)
+    one, other = (
+        PackedConvolution(weight, tile, dtype, name, doubled=doubled, **options) for name in ("avx2", "avx512")
+    )
+    around = surroundings(2, one.output_size(7, 6), inputs, 20, dtype)
+    if options.get("unpadded"):
+        del around["scale"], around["shift"]
     assert torch.equal(run(one, x, **around), run(other, x, **around))
 
 
@@ -360,15 +425,22 @@ def test_widths():
     [
         (([1.0], 2), {}, TypeError, "weight must be a floating-point tensor, got list"),
         ((torch.ones(1, 1, 3, 3, dtype=torch.int64), 2), {}, TypeError, "weight must be a .*tensor, got torch.int64"),
-        ((torch.ones(1, 1, 3), 2), {}, ValueError, r"shape \[out, in, r, r\] with r of 1, 2, 3, got \[1, 1, 3\]"),
-        ((torch.ones(1, 1, 3, 2), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 1, 3, 2\]"),
-        ((torch.ones(1, 0, 3, 3), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 0, 3, 3\]"),
-        ((torch.ones(1, 1, 5, 5), 2), {}, ValueError, r"with r of 1, 2, 3, got \[1, 1, 5, 5\]"),
-        ((torch.ones(1, 1, 2, 2), 3), {"doubled": True}, ValueError, r"with r of 3, got \[1, 1, 2, 2\]"),
+        ((torch.ones(1, 1, 3), 2), {}, ValueError, r"weight must have shape \[out, in, r, r\], got \[1, 1, 3\]"),
+        ((torch.ones(1, 1, 3, 2), 2), {}, ValueError, r"weight must have shape \[out, in, r, r\], got \[1, 1, 3, 2\]"),
+        ((torch.ones(1, 0, 3, 3), 2), {}, ValueError, r"weight must have shape \[out, in, r, r\], got \[1, 0, 3, 3\]"),
+        ((torch.ones(1, 1, 2, 2), 3), {"doubled": True}, ValueError, r"weight must have shape \[out, in, 3, 3\], got \[1, 1, 2, 2\]"),
         ((torch.ones(1, 1, 3, 3, device="meta"), 2), {}, ValueError, "weight must be on cpu, got meta"),
         ((torch.ones(1, 1, 3, 3), 3), {}, ValueError, "tile must be one of 1, 2, 4 at r = 3, got 3"),
         ((torch.ones(1, 1, 3, 3), 4), {"doubled": True}, ValueError, "tile must be one of 1, 3, 5 at r = 2, got 4"),
         ((torch.ones(1, 1, 1, 1), 2), {}, ValueError, "tile must be one of 1 at r = 1, got 2"),
+        ((torch.ones(1, 1, 5, 5), 2), {}, ValueError, "tile must be one of 1 at r = 5, got 2"),
+        ((torch.ones(1, 1, 3, 3), 1), {"stride": 0}, ValueError, "stride must be 1 or more, got 0"),
+        ((torch.ones(1, 1, 3, 3), 2), {"stride": 2}, ValueError, "stride must be 1, got 2"),
+        ((torch.ones(1, 1, 3, 3), 1), {"stride": 2, "doubled": True}, ValueError, "stride must be 1, got 2"),
+        ((torch.ones(1, 1, 3, 3), 2), {"padding": -1}, ValueError, "padding must be 0 or more, got -1"),
+        ((torch.ones(1, 1, 3, 3), 1), {"padding": 1, "doubled": True}, ValueError, "padding must be None for a doubled map, got 1"),
+        ((torch.ones(1, 1, 3, 3), 2), {"unpadded": True}, ValueError, "unpadded must be False where the map is doubled or a tile larger than 1"),
+        ((torch.ones(1, 1, 3, 3), 1), {"unpadded": True, "doubled": True}, ValueError, "unpadded must be False where the map is doubled"),
         ((torch.ones(1, 1, 3, 3), 2, torch.float16), {}, ValueError, "dtype must be float32 or float64, got torch.fl"),
         (
             (torch.ones(1, 1, 3, 3), 2, torch.float32, "mmx"),
@@ -377,7 +449,7 @@ def test_widths():
             r"instructions must be one of this processor's \(.*\), got mmx",
         ),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_weight_is_named(arguments, options, error, message):
     with pytest.raises(error, match=message):
         PackedConvolution(*arguments, **options)

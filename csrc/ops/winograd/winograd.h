@@ -1,16 +1,16 @@
-// out = last(conv(first(x)) + bias + shortcut + residual)      stride 1, by Winograd's minimal filtering F(m, r), in one pass
+// out = last(conv(first(x)) + bias + shortcut + residual)      by Winograd's minimal filtering F(m, r), in one pass
 //
 //   first   relu(x[n, y, x, c] * scale[n, c] + shift[n, c]), before the zero padding; or x as it is
-//   conv    z[i, j, o] = sum over a, b < r and c of  first(x)[i + a - padding, j + b - padding, c] * weight[o, c, a, b]
-//             r = 3  padding 1, z is [h, w]              m = 1, 2, 4
-//             r = 2  padding 1, z is [h + 1, w + 1]      m = 1, 3, 5
-//             r = 1  padding 0, z is [h, w]              m = 1
+//   conv    z[i, j, o] = sum over a, b < r and c of  first(x)[i s + a - padding, j s + b - padding, c] * weight[o, c, a, b]
+//             z is [(h + 2 padding - r) / s + 1, ...], rounded down; s: the stride
+//             r = 3  m = 1, 2, 4      r = 2  m = 1, 3, 5      any other  m = 1      m > 1: stride 1
 //   doubled (r = 2)  nearest upsampling and a 3x3 convolution behind it, as one 2x2 convolution with outputs (p, q, o):
-//           conv[2 i + p, 2 j + q, o] = z[i + p, j + q, (p, q, o)], a map of [2 h, 2 w]; z is never stored
+//           conv[2 i + p, 2 j + q, o] = z[i + p, j + q, (p, q, o)], a map of [2 h, 2 w]; z is never stored; padding 1
 //   last    relu, or nothing
 //
 // An m x m tile of z is  A^T [ sum over c of (G weight[o, c] G^T) * (B^T tile B) ] A  with an input tile of a = m + r - 1 a side: a * a
-// products instead of m * m * r * r. m = 1 is the plain sum over taps and channels, for maps so small that the weights' traffic counts.
+// products instead of m * m * r * r. m = 1 is the plain sum over taps and channels: where there is a stride, and for maps so small that the
+// weights' traffic counts.
 // The transforms are in winograd_math.h; weights come transformed and packed (dali_icgan/ops/winograd.py).
 //
 // For the CPU only, where libraries convolve directly, near the processor's peak: there only fewer operations help. On CUDA this place
@@ -18,7 +18,8 @@
 //
 // All maps are channels-last, their channels padded to a multiple of the vector's width: padding is zero in x and in the weights, and
 // finite (zero, say) in scale and shift; what is written to it is zero (plus the padding of bias, shortcut and residual).
-// An element's bits depend on its own sample, r, m, its type and the instruction set: not on n, its place in the batch, threads or
+//   unpadded (m = 1, no scale)  x has its channels as they are, for maps of few: taps * inputs are padded together
+// An element's bits depend on its own sample, r, s, m, its type and the instruction set: not on n, its place in the batch, threads or
 // addresses, since every sum is taken in the order of (tap, channel), in chains of 256 multiply-adds, however tiles are cut into blocks.
 // Callers guarantee shapes (the binding checks); nothing here allocates.
 #pragma once
@@ -32,8 +33,8 @@ namespace di {
 struct WinogradParams {
   int64_t n, height, width;             // of x
   int64_t inputs, outputs;              // channels, with their padding; doubled: outputs of one of the four phases
-  int r, m;
-  bool doubled, relu;                   // relu: at the end
+  int r, m, stride, padding;
+  bool doubled, unpadded, relu;         // relu: at the end
   int64_t scale_stride, shift_stride;   // from a sample's row to the next
 };
 
@@ -41,7 +42,7 @@ template <class T> struct WinogradTensors {
   const T* x;          // [n, height, width, inputs]
   const T* scale;      // [n, inputs], rows scale_stride apart; with shift, or both null: no scale, no shift, no relu
   const T* shift;      // [n, inputs]
-  const T* weight;     // [planes][panels][taps * inputs][panel * width], the last panel as narrow as what is left
+  const T* weight;     // [planes][panels][taps * inputs][panel * width] (unpadded: rows of zeros behind them), the last panel as narrow as what is left
   const T* bias;       // [outputs] or null
   const T* shortcut;   // [n, out height / 2, out width / 2, outputs], upsampled by nearest, or null
   const T* residual;   // as out, may be out itself, or null
@@ -54,6 +55,11 @@ struct WinogradLayout {
 };
 
 template <class T> WinogradLayout winograd_layout(Instructions instructions);
+
+// Rows of z for those of x, or columns.
+inline int64_t winograd_out_size(const WinogradParams& params, int64_t size) {
+  return (size + 2 * params.padding - params.r) / params.stride + 1;
+}
 
 // Bytes of workspace that one thread needs.
 template <class T> int64_t winograd_workspace(const WinogradParams& params, Instructions instructions);

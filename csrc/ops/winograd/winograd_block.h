@@ -115,8 +115,58 @@ template <int M> struct Place {
   }
 };
 
-// B^T tile B of one tile; m = 1: the taps of the pixel, side by side. (y, x): the tile's first row and column of the map, outside it at
-// the borders.
+// m = 1: the taps of every pixel of z, side by side.
+template <class V, bool Scaled> void gather_taps(const Work<Element<V>>& work) {
+  using T = Element<V>;
+  constexpr int W = V::kWidth;
+  const Plan& plan = work.plan;
+  const WinogradParams& params = work.params;
+  const int64_t inputs = params.inputs;
+  Place<1> place(plan, work.first_tile);
+  for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
+    const int64_t y = place.y * params.stride - params.padding, x = place.x * params.stride - params.padding;
+    const T* sample = work.tensors.x + place.n * params.height * params.width * inputs;
+    const T* scale = work.tensors.scale + place.n * params.scale_stride;
+    const T* shift = work.tensors.shift + place.n * params.shift_stride;
+    T* to = work.inputs + t * W;
+    for (int i = 0; i < params.r; ++i)
+      for (int j = 0; j < params.r; ++j) {
+        if (y + i < 0 || y + i >= params.height || x + j < 0 || x + j >= params.width) {
+          for (int64_t c = 0; c < inputs; c += W, to += plan.block * W) V::all(0).store(to);
+          continue;
+        }
+        const T* from = sample + ((y + i) * params.width + x + j) * inputs;
+        for (int64_t c = 0; c < inputs; c += W, to += plan.block * W) {
+          const V v = V::load(from + c);
+          (Scaled ? V::relu(V::plus_product(V::load(scale + c), v, V::load(shift + c))) : v).store(to);
+        }
+      }
+  }
+}
+
+// The same of unpadded channels: a row of taps is one run of x.
+template <class V> void gather_unpadded(const Work<Element<V>>& work) {
+  using T = Element<V>;
+  constexpr int W = V::kWidth;
+  const Plan& plan = work.plan;
+  const WinogradParams& params = work.params;
+  const int64_t inputs = params.inputs, run = params.r * inputs;
+  Place<1> place(plan, work.first_tile);
+  for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
+    const int64_t y = place.y * params.stride - params.padding, x = place.x * params.stride - params.padding;
+    const int64_t begin = x < 0 ? -x * inputs : 0, right = (params.width - x) * inputs, end = right < run ? right : run;
+    const T* from = work.tensors.x + ((place.n * params.height + y) * params.width + x) * inputs;
+    for (int64_t k = 0; k < plan.depth; ++k) work.row[k] = 0;
+    T* row = work.row;
+    for (int i = 0; i < params.r; ++i, from += params.width * inputs, row += run)
+      if (y + i >= 0 && y + i < params.height)
+        for (int64_t k = begin; k < end; ++k) row[k] = from[k];
+    T* to = work.inputs + t * W;
+    for (int64_t k = 0; k < plan.depth; k += W, to += plan.block * W) V::load(work.row + k).store(to);
+  }
+}
+
+// B^T tile B of one tile. (y, x): its first row and column of the map, outside it at the borders.
 template <class V, int M, int R, bool Scaled, bool Inside>
 void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, int64_t y, int64_t x) {
   using T = Element<V>;
@@ -141,31 +191,26 @@ void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, in
         const V v = V::load(row + j * inputs);
         d[i][j] = Scaled ? V::relu(V::plus_product(times, v, plus)) : v;
       }
-      if constexpr (M > 1) di::winograd_math::transform_input(d[i]);
+      di::winograd_math::transform_input(d[i]);
     }
-    if constexpr (M == 1) {
-      for (int i = 0; i < A; ++i)
-        for (int j = 0; j < A; ++j) d[i][j].store(to + (i * A + j) * inputs * plan.block);
-    } else {
-      T* plane = to;
+    T* plane = to;
 #pragma GCC unroll 1
-      for (int j = 0; j < A; ++j, plane += plan.input_plane) {
-        V column[A];
+    for (int j = 0; j < A; ++j, plane += plan.input_plane) {
+      V column[A];
 #pragma GCC unroll 6
-        for (int i = 0; i < A; ++i) column[i] = d[i][j];
-        di::winograd_math::transform_input(column);
+      for (int i = 0; i < A; ++i) column[i] = d[i][j];
+      di::winograd_math::transform_input(column);
 #pragma GCC unroll 6
-        for (int i = 0; i < A; ++i) column[i].store(plane + i * A * plan.input_plane);
-      }
+      for (int i = 0; i < A; ++i) column[i].store(plane + i * A * plan.input_plane);
     }
   }
 }
 
 template <class V, int M, int R, bool Scaled> void transform_inputs(const Work<Element<V>>& work) {
-  constexpr int A = M + R - 1, kPadding = R > 1;
+  constexpr int A = M + R - 1;
   Place<M> place(work.plan, work.first_tile);
   for (int64_t t = 0; t < work.tiles; ++t, place.step(work.plan)) {
-    const int64_t y = place.y - kPadding, x = place.x - kPadding;
+    const int64_t y = place.y - work.params.padding, x = place.x - work.params.padding;
     if (y >= 0 && x >= 0 && y + A <= work.params.height && x + A <= work.params.width)
       transform_input_tile<V, M, R, Scaled, true>(work, t, place.n, y, x);
     else transform_input_tile<V, M, R, Scaled, false>(work, t, place.n, y, x);
@@ -227,8 +272,14 @@ template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& 
 }
 
 template <class V, int Rows, int Panel, int M, int R> void run_block(const Work<Element<V>>& work) {
-  if (work.tensors.scale) transform_inputs<V, M, R, true>(work);
-  else transform_inputs<V, M, R, false>(work);
+  if constexpr (M == 1) {
+    if (work.params.unpadded) gather_unpadded<V>(work);
+    else if (work.tensors.scale) gather_taps<V, true>(work);
+    else gather_taps<V, false>(work);
+  } else {
+    if (work.tensors.scale) transform_inputs<V, M, R, true>(work);
+    else transform_inputs<V, M, R, false>(work);
+  }
   for (int64_t first = work.first_column; first < work.last_column; first += work.plan.group) {
     const int64_t end = first + work.plan.group, last = end < work.last_column ? end : work.last_column;
     multiply_planes<V, Rows, Panel>(work, first, last);
@@ -237,12 +288,10 @@ template <class V, int Rows, int Panel, int M, int R> void run_block(const Work<
 }
 
 template <class V, int Rows, int Panel> void run(const Work<Element<V>>& work) {
+  if (work.params.m == 1) return run_block<V, Rows, Panel, 1, 1>(work);   // of any side: what lies behind the gathering is the same
   switch (10 * work.params.m + work.params.r) {
-    case 11: return run_block<V, Rows, Panel, 1, 1>(work);
-    case 12: return run_block<V, Rows, Panel, 1, 2>(work);
     case 32: return run_block<V, Rows, Panel, 3, 2>(work);
     case 52: return run_block<V, Rows, Panel, 5, 2>(work);
-    case 13: return run_block<V, Rows, Panel, 1, 3>(work);
     case 23: return run_block<V, Rows, Panel, 2, 3>(work);
     case 43: return run_block<V, Rows, Panel, 4, 3>(work);
   }

@@ -26,13 +26,12 @@ constexpr int64_t kGroup = 4;            // panels of outputs between two output
 
 template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kernels) {
   Plan plan{};
-  const int64_t grown = p.r == 2 ? 1 : 0, side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
-  plan.out_height = p.height + grown, plan.out_width = p.width + grown;
+  const int64_t side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
+  plan.out_height = winograd_out_size(p, p.height), plan.out_width = winograd_out_size(p, p.width);
   plan.tiles_y = divide_up(plan.out_height, p.m), plan.tiles_x = divide_up(plan.out_width, p.m);
   plan.tiles = p.n * plan.tiles_y * plan.tiles_x;
   plan.planes = p.m > 1 ? side * side : 1;
-  plan.taps = p.m > 1 ? 1 : p.r * p.r;
-  plan.depth = plan.taps * p.inputs;
+  plan.depth = divide_up((p.m > 1 ? 1 : p.r * p.r) * p.inputs, width) * width;
   plan.columns = (p.doubled ? 4 : 1) * p.outputs / width;
   plan.group = std::min(plan.columns, kGroup * panel);
   const int64_t weights = sizeof(T) * plan.planes * plan.depth * plan.columns * width;
@@ -45,7 +44,7 @@ template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kerne
 }
 
 template <class T> int64_t workspace_of(const Plan& plan) {
-  return divide_up(plan.planes * (plan.input_plane + plan.output_plane) * sizeof(T), kLine) * kLine;
+  return divide_up((plan.planes * (plan.input_plane + plan.output_plane) + plan.depth) * sizeof(T), kLine) * kLine;
 }
 
 }  // namespace
@@ -73,10 +72,11 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
     for (int64_t share = begin; share < end; ++share) {
       T* inputs = reinterpret_cast<T*>(static_cast<char*>(workspace) + share * bytes);
       T* outputs = inputs + plan.planes * plan.input_plane;
+      T* row = outputs + plan.planes * plan.output_plane;
       for (int64_t item; (item = next++) < items;) {
         const int64_t first_tile = item % blocks * plan.block, first_column = item / blocks * part;
         kernels.run({tensors, params, plan, first_tile, std::min(plan.block, plan.tiles - first_tile), first_column,
-                     std::min(first_column + part, plan.columns), inputs, outputs});
+                     std::min(first_column + part, plan.columns), inputs, outputs, row});
       }
     }
   });

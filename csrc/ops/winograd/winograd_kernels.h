@@ -10,7 +10,7 @@ namespace di::winograd {
 struct Plan {
   int64_t out_height, out_width;       // of z
   int64_t tiles_x, tiles_y, tiles;     // of one sample; of all
-  int64_t planes, taps, depth;         // matrices multiplied; taps that each sums over; taps * inputs
+  int64_t planes, depth;               // matrices multiplied; terms of each one's sums: taps * inputs, unpadded: up to whole vectors
   int64_t columns;                     // vectors of outputs, over all phases
   int64_t block, group;
   int64_t input_plane, output_plane;   // elements from one plane of the block's matrices to the next
@@ -24,6 +24,7 @@ template <class T> struct Work {
   int64_t first_tile, tiles, first_column, last_column;
   T* inputs;    // [planes][depth / width][block][width], planes input_plane apart
   T* outputs;   // [planes][group][block][width], planes output_plane apart
+  T* row;       // [depth], of one tile
 };
 
 template <class T> struct Kernels {
