@@ -91,9 +91,13 @@ def windows(contestants: dict[str, Callable[[], int]], seconds: float, rounds: i
     return rates
 
 
-def summary(rates: list[float]) -> dict[str, float]:
+def summary(values: list[float], digits: int = 2) -> dict[str, float]:
     """Median and spread."""
-    return {"median": round(statistics.median(rates), 2), "min": round(min(rates), 2), "max": round(max(rates), 2)}
+    return {
+        "median": round(statistics.median(values), digits),
+        "min": round(min(values), digits),
+        "max": round(max(values), digits),
+    }
 
 
 def emit(record: dict[str, Any], out: Path | None) -> None:

@@ -25,7 +25,7 @@ from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.trunk_folding import fold_trunk
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor
 from dali_icgan.models.resnet import ResNet, ResNetConfig
-from dali_icgan.ops.winograd import instruction_sets
+from dali_icgan.ops.instructions import instruction_sets
 
 CASES = {"ResNet-50, 224 px": ResNetConfig(), "embedded": None}
 

@@ -54,7 +54,9 @@ def main() -> None:
     for case, make in models.items():
         found = tune(make(), rounds=given.rounds)
         layers = {one.key: {str(tile): seconds for tile, seconds in one.seconds.items()} for one in found}
-        emit({"benchmark": "forms", "case": case, "table": name, "seconds": layers, **environment()}, given.out)
+        rule = {one.key: one.default for one in found}
+        record = {"benchmark": "forms", "case": case, "table": name, "seconds": layers, "rule": rule}
+        emit({**record, **environment()}, given.out)
 
 
 def table(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:

@@ -3,9 +3,10 @@
 #
 #   benchmarks/gpu_gate.sh OUTDIR [--fast] [--device cpu]
 #
-# Leaves tests.txt and one .jsonl a benchmark in OUTDIR and prints a short table last. --fast: shorter benchmarks. --device cpu:
-# the same steps on a CPU, to try the script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra
-# dev); no internet. PYTHON names the interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs.
+# Leaves tests.txt and one .jsonl a benchmark in OUTDIR and prints a short table last, with the seconds that each part took: 9 minutes
+# in all is what it may take on one GPU and 16 cores. --fast: shorter benchmarks. --device cpu: the same steps on a CPU, to try the
+# script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra dev); no internet. PYTHON names the
+# interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs, GATE_BENCHMARKS which benchmarks (default: all).
 # Exit status: 0 good, 1 a test or a benchmark failed, 2 no GPU, 3 all good but DALI is not installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -35,8 +36,15 @@ if ! "$python" -c 'import nvidia.dali' 2>/dev/null; then
   dali=0
 fi
 
+parts="" begun=$SECONDS
+took() {  # took NAME: since the part before
+  parts="$parts$1 $((SECONDS - begun)) s, "
+  begun=$SECONDS
+}
+
 DALI_ICGAN_CUDA=$([ "$device" = cuda ] && echo 1 || echo auto) "$python" setup.py -q build_ext --inplace
 DALI_ICGAN_CUDA=emulate "$python" setup.py -q build_ext
+took build
 
 failed=0
 options=()
@@ -44,31 +52,46 @@ options=()
 [ $dali = 1 ] || options+=(--without-dali)
 # shellcheck disable=SC2086  # GATE_TESTS may name several
 "$python" -m pytest -m "not full" "${options[@]}" ${GATE_TESTS:-tests} > "$out/tests.txt" 2>&1 || failed=1
+took tests
 
 bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
   local name="$1" script="$2"
   shift 2
+  [[ -z "${GATE_BENCHMARKS:-}" || " $GATE_BENCHMARKS " == *" $name "* ]] || return 0
   rm -f "$out/$name.jsonl"
   if ! "$python" "benchmarks/$script" --device "$device" --out "$out/$name.jsonl" "$@" > "$out/$name.txt" 2>&1; then
     echo "benchmark $name failed:"
     tail -3 "$out/$name.txt"
     failed=1
   fi
+  took "$name"
 }
-short=() small=() few=() smallest=()
-if [ $fast = 1 ]; then
-  short=(--seconds 0.05 --rounds 3) small=(--batch-size 4 --size 64) few=(--images 32) smallest=(--case embedded --batch-size 2)
+short=(--seconds 1 --rounds 5) shortest=(--seconds 0.5 --rounds 3) assembled=() engine=() loader=() training=()
+if [ "$device" = cuda ]; then
+  # As a training run has it: crops of 224 px, generations of 256, a batch for one GPU.
+  loader=(--case "256 px, channels 64" --images 2048 --batch-size 256) training=(--seconds 2 --rounds 3)
 fi
-bench assemble assemble.py "${short[@]}" "${small[@]}"
-bench engine engine.py "${short[@]}" "${smallest[@]}"
-bench extractor extractor.py "${short[@]}" "${smallest[@]}"
-[ "$device" = cuda ] && bench engine_compiled engine.py --case "256 px, channels 96" --compile
-[ "$device" = cuda ] && bench extractor_compiled extractor.py --case "ResNet-50, 224 px" --compile --rounds 3
-[ $dali = 1 ] && bench loader loader.py "${short[@]}" "${small[@]}" "${few[@]}"
+if [ $fast = 1 ]; then
+  short=(--seconds 0.05 --rounds 3) shortest=(--seconds 0.05 --rounds 1) assembled=(--batch-size 4 --size 64)
+  engine=(--case embedded --batch-size 2) loader=(--case embedded --batch-size 4 --size 64 --images 32 --p 0 0.5)
+  training=(--case embedded --batch-size 4 --size 64 --images 32)
+fi
+bench assemble assemble.py "${shortest[@]}" "${assembled[@]}"
+bench engine engine.py "${short[@]}" "${engine[@]}"
+bench extractor extractor.py "${short[@]}" "${engine[@]}"
+if [ $dali = 1 ]; then
+  bench loader loader.py "${shortest[@]}" "${loader[@]}"
+  bench training_share training_share.py "${shortest[@]}" "${training[@]}"
+fi
+if [ "$device" = cuda ]; then
+  bench engine_compiled engine.py "${shortest[@]}" --case "256 px, channels 96" --compile
+  bench extractor_compiled extractor.py "${shortest[@]}" --case "ResNet-50, 224 px" --compile
+fi
 
 echo
 echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"
 echo "tests      $(tail -1 "$out/tests.txt")"
+echo "took       ${parts}in all $SECONDS s"
 "$python" benchmarks/table.py "$out"/*.jsonl
 [ $failed = 0 ] || { echo "FAILED: see $out"; exit 1; }
 [ $dali = 1 ] || { echo "DALI MISSING"; exit 3; }

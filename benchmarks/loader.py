@@ -1,151 +1,217 @@
-"""The loader beside torch's DataLoader with PIL: same files, same boxes, same batches.
+"""The loader beside torch's DataLoader with PIL and, where rows are replaced, an eager generator: same files, same boxes, same noise.
 
-    taskset -c 0 python benchmarks/loader.py --data FOLDER            one core
-    python benchmarks/loader.py --data FOLDER --out results/loader.jsonl
+    taskset -c 0 python benchmarks/loader.py --data FOLDER                       one core, the embedded generator
+    python benchmarks/loader.py --data FOLDER --p 0 --size 224                   decoding and cropping alone
+    python benchmarks/loader.py --data FOLDER --case "256 px, channels 64"       at the size of published generators, random weights
 
-Verifies first that both deliver the same images, then times them in alternating windows, with the C library's allocator as it is and
-with its thresholds raised (a fresh batch is then not mapped anew each time; it helps the DataLoader most). One JSON object a line.
+Features come from a bank, or "online" from the photographs as they are decoded. The peer (``scene.py``) compacts as well: it generates
+the rows that are replaced and no others; at p = 0.5 a second contest shows one that generates all and then chooses. Verifies first that
+both deliver the same batches, then times them in alternating windows, with the C library's allocator as it is and with its thresholds
+raised (fresh memory is then not mapped anew each time, which helps the peer most). One JSON object a line.
 """
 
 import argparse
 import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skimage.data
 import torch
 from common import emit, environment, raise_allocator_thresholds, summary, windows
-from PIL import Image
-from torchvision.transforms.v2 import functional as tv
+from engine import CASES
+from scene import PEER, SEED, Models, Peer, Plan, bank_of, instructions, load_models, megapixels, photographs, plan_of
 
 import dali_icgan as di
 
-
-def make_photographs(folder: Path, count: int) -> Path:
-    """A folder of JPEGs about as large as ImageNet's, cut from scikit-image's photographs."""
-    random = np.random.default_rng(0)
-    photographs = [
-        getattr(skimage.data, name)() for name in ("astronaut", "coffee", "chelsea", "rocket", "hubble_deep_field")
-    ]
-    (folder / "photographs").mkdir(parents=True)
-    for i in range(count):
-        image = Image.fromarray(photographs[i % len(photographs)])
-        width, height = int(random.integers(400, 560)), int(random.integers(320, 480))
-        image.resize((width, height), Image.Resampling.BICUBIC).save(
-            folder / "photographs" / f"{i:04d}.jpg", quality=92
-        )
-    return folder
+# How far batches may differ. Photographs in levels of 255: at most, since PIL rounds to 8 bits after the resize; on CUDA on average, since
+# there the JPEG decoder is another one as well. Generations by their norm: two engines, and features of two extractors.
+LEVELS = {"cpu": 2.5, "cuda": 1.0}
+RELATIVE = {"cpu": 1e-3, "cuda": 5e-2}
 
 
-class PillowDataset(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """What people have: PIL, torchvision's resized crop, to tensor, normalise."""
+@dataclass(frozen=True)
+class Contest:
+    """One line: p, where features come from (None at p = 0), and whether the peer generates just the replaced rows."""
 
-    def __init__(self, plan: dict[str, Any], transform: di.TrainTransform) -> None:
-        self.plan, self.transform = plan, transform
+    p: float
+    source: str | None
+    compaction: bool = True
 
-    def __len__(self) -> int:
-        return len(self.plan["path"])
+    @property
+    def peer(self) -> str:
+        """What it is called."""
+        if not self.p:
+            return PEER
+        return f"{PEER} + eager generator" + ("" if self.compaction else ", every row")
 
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        with Image.open(self.plan["path"][i]) as opened:
-            image = opened.convert("RGB")
-        size = [self.transform.size, self.transform.size]
-        image = tv.resized_crop(image, *map(int, self.plan["box"][i]), size, antialias=True)
-        if self.plan["flip"][i]:
-            image = tv.horizontal_flip(image)
-        pixels = tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
-        return tv.normalize(pixels, self.transform.mean, self.transform.std), int(self.plan["label"][i])
+
+def contests(probabilities: list[float], sources: list[str]) -> list[Contest]:
+    found = [Contest(p, source) for p in probabilities for source in (sources if p else [None])]
+    return found + [Contest(p, source, compaction=False) for p in probabilities for source in sources if p == 0.5]
 
 
 class FixedEpoch:
-    """Our loader, always in epoch 0, so that its boxes are the plan's."""
+    """Our loader, always in epoch 0, so that its decisions are the plan's."""
 
     def __init__(self, loader: di.DataLoader) -> None:
         self.loader = loader
 
     def __call__(self) -> int:
         self.loader.set_epoch(0)
-        return sum(len(labels) for _, labels in self.loader)
+        return counted(self.loader, self.loader.device)
+
+
+def counted(batches: Any, device: torch.device) -> int:
+    """Rows of a pass, once the device is done with it."""
+    rows = sum(len(images) for images, *_ in batches)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data",
-        type=Path,
-        help="a folder of images, flat or a class a subfolder; none: made from scikit-image's photographs",
-    )
+    parser.add_argument("--data", type=Path, help="a folder of images; none: made from scikit-image's photographs")
     parser.add_argument("--out", type=Path, help="append the JSON lines to this file as well")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--images", type=int, default=320)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--p", type=float, nargs="+", default=[0, 0.25, 0.5, 1])
+    parser.add_argument("--source", nargs="+", choices=("bank", "online"), default=["bank", "online"])
+    parser.add_argument("--case", choices=list(CASES), default="embedded", help="the generator, of engine.py's")
+    parser.add_argument("--images", type=int, help="default: 320, of a large generator on the CPU 16")
+    parser.add_argument("--batch-size", type=int, help="default: 64, of a large generator on the CPU 8")
+    parser.add_argument("--size", type=int, help="of the crops; default: the generator's, at most 224")
+    parser.add_argument("--workers", type=int, help="the peer's processes; default: one a core, 0 on one core")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a window, at least")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    given = parser.parse_args()
+    given.device = torch.device(given.device)
+    given.threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(given.threads)
+    large = given.case != "embedded" and given.device.type == "cpu"
+    given.images = given.images or (16 if large else 320)
+    given.batch_size = given.batch_size or (8 if large else 64)
+    given.workers = given.workers if given.workers is not None else given.threads if given.threads > 1 else 0
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.data or make_photographs(Path(scratch) / "data", arguments.images)
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png"))[
-            : arguments.images
-        ]
-        run([(str(p), 0) for p in files], arguments, threads)
+        run(photographs(given.data, Path(scratch) / "photographs", given.images), Path(scratch), given)
 
 
-def run(pairs: list[tuple[str, int]], arguments: argparse.Namespace, threads: int) -> None:
-    transform = di.TrainTransform(arguments.size)
-    common = {
-        "seed": 0,
-        "transform": transform,
-        "num_workers": threads,
-        "device": arguments.device,
-        "dtype": torch.float32,
+def run(pairs: list[tuple[str, int]], scratch: Path, given: argparse.Namespace) -> None:
+    models = load_models(given.case, given.device) if any(given.p) else None
+    given.size = given.size or (224 if models is None else min(224, models.generator.resolution))
+    bank = None
+    if models is not None and "bank" in given.source:
+        bank = bank_of(pairs, models.extractor, scratch / "bank")
+    base = {
+        "case": None if models is None else models.name,
+        "images": len(pairs),
+        "files": len(set(pairs)),
+        "megapixels": round(megapixels(pairs), 4),
+        "data": "given" if given.data else "scikit-image",
+        "batch_size": given.batch_size,
+        "size": given.size,
+        "cores": given.threads,
+        "instructions": instructions(given.device),
+        "workers": given.workers,
     }
-    loader = di.DataLoader(pairs, arguments.batch_size, **common)
-    plan = loader.replay_batch(0, range(len(pairs))).info
-    workers = threads if threads > 1 else 0
-    torchs = torch.utils.data.DataLoader(
-        PillowDataset(plan, transform), arguments.batch_size, num_workers=workers, persistent_workers=workers > 0
+    for allocator in ("stock", "raised thresholds") if given.device.type == "cpu" else ("torch",):
+        if allocator == "raised thresholds":
+            raise_allocator_thresholds()
+        for contest in contests(given.p, given.source):
+            # Made for each: worker processes have the allocator's thresholds of when they began.
+            record = measure(contest, pairs, models, bank, given)
+            emit({**environment(), "benchmark": "loader", **base, **record, "allocator": allocator}, given.out)
+
+
+def measure(
+    contest: Contest,
+    pairs: list[tuple[str, int]],
+    models: Models | None,
+    bank: di.FeatureBank | None,
+    given: argparse.Namespace,
+) -> dict[str, Any]:
+    """One contest, verified first."""
+    transform, device = di.TrainTransform(given.size), given.device
+    augment = augment_of(models, bank, contest.p, contest.source) if contest.p else None
+    plan = plan_of(pairs, augment, transform)
+    peer = Peer(
+        plan,
+        transform,
+        models if contest.p else None,
+        given.batch_size,
+        workers=given.workers,
+        device=device,
+        every_row=not contest.compaction,
     )
-    ours = FixedEpoch(loader)
+    with di.DataLoader(
+        pairs,
+        given.batch_size,
+        augment=augment,
+        transform=transform,
+        num_workers=given.threads,
+        device=device,
+        seed=SEED,
+        return_info=True,
+    ) as loader:
+        differences = verify(loader, peer, plan, transform)
+        contestants: dict[str, Callable[[], int]] = {
+            contest.peer: lambda: counted(peer, device),
+            "dali_icgan": FixedEpoch(loader),
+        }
+        rates = windows(contestants, given.seconds, given.rounds)
+    ratios = [ours / theirs for ours, theirs in zip(rates["dali_icgan"], rates[contest.peer], strict=True)]
+    return {
+        "p": contest.p,
+        "source": contest.source,
+        "compaction": contest.compaction,
+        "generator": None if models is None or not contest.p else models.name,
+        "microbatch": None if augment is None else augment.microbatch,
+        "dtype": str(loader.dtype).removeprefix("torch."),
+        "replaced": int(plan.replaced.sum()),
+        **differences,
+        "images_per_s": {name: summary(values) for name, values in rates.items()},
+        "ratio": summary(ratios),
+    }
 
-    def theirs() -> int:
-        return sum(len(labels) for _, labels in torchs)
 
+def augment_of(models: Models, bank: di.FeatureBank | None, p: float, source: str) -> di.DAICGAN:
+    features = {"bank": bank} if source == "bank" else {"extractor": models.extractor}
+    return di.DAICGAN(generator=models.generator, p=p, **features)
+
+
+def verify(loader: di.DataLoader, peer: Peer, plan: Plan, transform: di.TrainTransform) -> dict[str, float | None]:
+    """That both deliver the plan's batches; how far they differ.
+
+    Returns:
+        the largest difference in a photograph, in levels of 255; and the largest of a batch's generations, relative, by their norm.
+    """
     loader.set_epoch(0)
     std = torch.tensor(transform.std)[:, None, None]
-    difference = max(float(((a.cpu() - b) * std).abs().max()) for (a, _), (b, _) in zip(loader, torchs, strict=True))
-    assert difference < 2.5 / 255, f"the two loaders deliver different images: {difference * 255:.2f} levels of 255"
-    base = {**environment(), "benchmark": "loader", "p": 0, "images": len(pairs), "batch_size": arguments.batch_size}
-    base |= {
-        "size": arguments.size,
-        "data": "given" if arguments.data else "scikit-image",
-        "cores": threads,
-        "workers": workers,
+    kind = peer.device.type
+    levels, bounded, relative, row = [], [], [], 0
+    for (ours, labels, info), (theirs, their_labels) in zip(loader, peer, strict=True):
+        rows = slice(row, row := row + len(ours))
+        hit = plan.replaced[rows]
+        box = np.where(hit[:, None], plan.made_box[rows], plan.photo_box[rows])
+        for name, wanted in (("replaced", hit), ("box", box), ("flip", plan.flip[rows])):
+            assert np.array_equal(info[name], wanted), f"the loader does not follow the plan: {name}"
+        assert torch.equal(labels.cpu(), their_labels.cpu()), "labels differ"
+        ours, theirs, hit = ours.cpu().float() * std, theirs.cpu().float() * std, torch.from_numpy(hit)
+        if hit.any():
+            relative.append(float((ours - theirs)[hit].norm() / theirs[hit].norm()))
+        if not hit.all():
+            apart = 255 * (ours - theirs)[~hit].abs()
+            levels.append(float(apart.max()))
+            bounded.append(float(apart.max() if kind == "cpu" else apart.mean()))
+    assert row == len(plan.path), f"the loader delivers {row} of {len(plan.path)} rows"
+    assert max(bounded, default=0) < LEVELS[kind], f"photographs differ by {max(bounded):.2f} levels of 255"
+    assert max(relative, default=0) < RELATIVE[kind], f"generations differ by {max(relative):.1e} of their norm"
+    return {
+        "largest_difference_in_levels": round(max(levels), 3) if levels else None,
+        "largest_relative_difference_of_generations": max(relative) if relative else None,
     }
-    base["largest_difference_in_levels"] = round(difference * 255, 3)
-    base["megapixels"] = round(float(np.mean([np.prod(Image.open(p).size) for p, _ in pairs])) / 1e6, 4)
-    for allocator in ("stock", "raised thresholds"):
-        if allocator != "stock":
-            raise_allocator_thresholds()
-        ours(), theirs()
-        rates = windows({"DataLoader + PIL": theirs, "dali_icgan": ours}, arguments.seconds, arguments.rounds)
-        ratios = [
-            ours_ / theirs_ for ours_, theirs_ in zip(rates["dali_icgan"], rates["DataLoader + PIL"], strict=True)
-        ]
-        emit(
-            {
-                **base,
-                "allocator": allocator,
-                "images_per_s": {name: summary(values) for name, values in rates.items()},
-                "ratio": summary(ratios),
-            },
-            arguments.out,
-        )
-    loader.close()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,20 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
+FORMS = ROOT / "dali_icgan" / "engine" / "forms.json"
+NAMES = {"avx512_bf16": "AVX-512 with BF16", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}
+# What tells one contest from another.
+_ENGINE = ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
+_LOADER = ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator")
+_TRAINING = ("gpu", "instructions", "cores", "model", "size", "generator", "allocator")
+CONTESTS = {
+    "engine.jsonl": _ENGINE,
+    "extractor.jsonl": _ENGINE,
+    "loader.jsonl": _LOADER,
+    "training_share.jsonl": _TRAINING,
+    "attention.jsonl": ("instructions", "threads", "case"),
+    "forms.jsonl": ("table", "case"),
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,12 @@ channels-last memory ("eager", the baseline). More than half of ResNet-50's mult
 )
 
 
-def newest(model: Model) -> list[dict[str, Any]]:
-    """The last run of each contest."""
-    found, path = {}, RESULTS / model.results
+def newest(file: str, results: Path = RESULTS) -> list[dict[str, Any]]:
+    """The last run of each contest; none where nothing was recorded yet."""
+    found, path = {}, results / file
     for line in path.read_text().splitlines() if path.exists() else ():
         record = json.loads(line)
-        names = ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
-        found[tuple(record[name] for name in names)] = record
+        found[tuple(record.get(name) for name in CONTESTS[file])] = record
     return list(found.values())
 
 
@@ -74,37 +87,106 @@ def table(model: Model, records: list[dict[str, Any]]) -> str:
     for record in records:
         rates, ratios = record["images_per_s"], record["ratio"]
         cells = [record["case"], str(record["batch_size"]), str(record["threads"]), record["allocator"]]
-        cells += [_rate(rates[name]["median"]) for name in ("dali_icgan", *peers)]
-        cells += [
-            f"**{ratios[name]['median']:.1f}** ({ratios[name]['min']:.1f} to {ratios[name]['max']:.1f})"
-            for name in peers
-        ]
+        cells += [rate_cell(rates[name]["median"]) for name in ("dali_icgan", *peers)]
+        cells += [ratio_cell(ratios[name]) for name in peers]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _rate(images: float) -> str:
+def rate_cell(images: float) -> str:
     return f"{images:,.0f} images/s" if images >= 100 else f"{images:.3g} images/s"
+
+
+def ratio_cell(figure: dict[str, float]) -> str:
+    return f"**{figure['median']:.1f}** ({figure['min']:.1f} to {figure['max']:.1f})"
+
+
+def _where(record: dict[str, Any]) -> str:
+    processor = f'a processor that calls itself "{record["processor"]}" ({", ".join(record["instruction_sets"])})'
+    held = f", held to {record['instructions']}" if _held(record) else ""
+    return f"{record['gpu'] or processor}{held}, torch {record['torch']}, DALI {record['dali']}, {record['date'][:10]}"
+
+
+def _groups(records: list[dict[str, Any]], *names: str) -> list[list[dict[str, Any]]]:
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        found.setdefault(tuple(record.get(name) for name in names), []).append(record)
+    return list(found.values())
+
+
+def _held(record: dict[str, Any]) -> bool:
+    """Whether a processor was held to fewer instructions than it has."""
+    return record.get("instructions") == "avx2" and "avx512f" in record["instruction_sets"]
+
+
+def _machine(record: dict[str, Any]) -> str:
+    """In a title."""
+    named = [NAMES[record["instructions"]]] if record.get("instructions") else []
+    return record["gpu"] or ", ".join([*named, f"{record['cores']} core{'s' * (record['cores'] > 1)}"])
+
+
+def _commands(records: list[dict[str, Any]]) -> str:
+    prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " * _held(records[0])
+    if records[0].get("instructions") == "avx512_bf16":
+        prefix = "DALI_ICGAN_INSTRUCTIONS=avx512_bf16 "
+    return "\n".join(["```sh", *(prefix + command for command in dict.fromkeys(r["command"] for r in records)), "```"])
+
+
+def loader_table(records: list[dict[str, Any]]) -> str:
+    """A row a contest: what is replaced, by what, beside whom."""
+    lines = [
+        "| p | features | C allocator | the peer generates | peer | dali_icgan | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in sorted(records, key=lambda r: (r["allocator"] != "stock", r["p"], not r.get("compaction", True))):
+        generates = "" if not record["p"] else "replaced rows" if record["compaction"] else "every row, then chooses"
+        ours = record["images_per_s"]["dali_icgan"]
+        theirs = next(rate for name, rate in record["images_per_s"].items() if name != "dali_icgan")
+        rates = (rate_cell(each["median"]) for each in (theirs, ours))
+        cells = [f"{record['p']:g}", record.get("source") or "", record["allocator"], generates, *rates]
+        lines.append("| " + " | ".join([*cells, ratio_cell(record["ratio"])]) + " |")
+    return "\n".join(lines)
+
+
+def loader_section(records: list[dict[str, Any]]) -> str:
+    one = records[-1]
+    title = f"{_machine(one)}, {one['size']} px" + (f", generator: {one['case']}" if one.get("case") else "")
+    levels = [r["largest_difference_in_levels"] for r in records if r["largest_difference_in_levels"] is not None]
+    found = [r.get("largest_relative_difference_of_generations") for r in records]
+    relative = [each for each in found if each is not None]
+    agree = [f"photographs within {max(levels):.1f} of 255 levels"] if levels else []
+    agree += [f"generations within {max(relative):.1e} of their norm"] if relative else []
+    return f"""### {title}
+{loader_table(records)}
+
+{one["images"]} rows of photographs of {one["megapixels"]:.2f} megapixels on average, batch {one["batch_size"]}, {one["workers"]} worker
+processes of the peer's, on {_where(one)}; medians of alternating windows, in brackets their range. Batches agree: {", ".join(agree)}.
+
+{_commands(records)}"""
+
+
+def training_section(records: list[dict[str, Any]]) -> str:
+    one = records[-1]
+    lines = ["| fed by | C allocator | steps/s | speed kept | waiting for a batch |", "|---|---|---|---|---|"]
+    for record in records:
+        for name, rate in record["steps_per_s"].items():
+            kept, waiting = record["kept"].get(name), record["waiting"][name]
+            cells = [name, record["allocator"], f"{rate['median']:.2f}"]
+            cells.append(f"**{kept['median']:.0%}** ({kept['min']:.0%} to {kept['max']:.0%})" if kept else "100%")
+            lines.append("| " + " | ".join([*cells, f"{waiting['median']:.1%}"]) + " |")
+    return f"""### {one["model"]}, {one["size"]} px, batch {one["batch_size"]}, {_machine(one)}, generator: {one["generator"]}
+{chr(10).join(lines)}
+
+On {_where(one)}; medians of alternating windows, in brackets their range.
+
+{_commands(records)}"""
 
 
 def section(model: Model, records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
-    held = (
-        f", held to {one['instructions']}"
-        if one["instructions"] == "avx2" and "avx512f" in one["instruction_sets"]
-        else ""
-    )
-    title = (
-        one["gpu"]
-        or {"avx512_bf16": "AVX-512 with BF16", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}[
-            one["instructions"]
-        ]
-    )
-    commands = dict.fromkeys(record["command"] for record in records)
-    prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " if held else ""
-    if one["instructions"] == "avx512_bf16":
-        prefix = "DALI_ICGAN_INSTRUCTIONS=avx512_bf16 "
+    held = f", held to {one['instructions']}" * _held(one)
+    title = one["gpu"] or NAMES[one["instructions"]]
     errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == model.shown), one)
     return f"""### {title}, {one["dtype"]}
@@ -113,9 +195,7 @@ def section(model: Model, records: list[dict[str, Any]]) -> str:
 On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. {model.said}:
 {errors[0]:.1e}, eager {errors[1]:.1e}.
 
-```sh
-{chr(10).join(prefix + command for command in commands)}
-```
+{_commands(records)}
 
 Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["threads"]} thread{"s" * (layers["threads"] > 1)}, as `{model.name}.prepare(n).describe()` prints it:
 ```text
@@ -124,24 +204,95 @@ Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["thr
 
 
 def sections(model: Model, records: list[dict[str, Any]]) -> list[str]:
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        groups.setdefault((record["gpu"], record["instructions"], record["dtype"]), []).append(record)
-    return [model.introduction, *(section(model, group) for group in groups.values())]
+    return [model.introduction, *(section(model, group) for group in _groups(records, "gpu", "instructions", "dtype"))]
 
 
-def page() -> str:
-    generators, extractors = newest(GENERATOR), newest(EXTRACTOR)
-    files = " and ".join(f"`benchmarks/results/{m.results}`" for m in (GENERATOR, *([EXTRACTOR] if extractors else [])))
+def attention(records: list[dict[str, Any]]) -> list[str]:
+    """Our attention beside torch's."""
     parts = [
-        "# Performance of the engine",
-        f"*Written by `python benchmarks/performance_page.py` from the lines in {files}, and from nothing else.*",
+        """## Attention on the CPU
+Softmax attention alone, beside torch's fused one and the two products with a softmax between them."""
+    ]
+    for group in _groups(records, "instructions", "threads"):
+        peers = list(group[0]["ratio"])
+        head = ["map of", "rows", "dali_icgan", *peers, *(f"times {name}" for name in peers)]
+        lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        for record in group:
+            rates = record["images_per_s"]
+            cells = [record["case"], str(record["batch_size"])]
+            cells += [rate_cell(rates[name]["median"]) for name in ("dali_icgan", *peers)]
+            cells += [ratio_cell(record["ratio"][name]) for name in peers]
+            lines.append("| " + " | ".join(cells) + " |")
+        one = group[0]
+        title = f"### {NAMES[one['instructions']]}, {one['dtype']}, {one['threads']} thread{'s' * (one['threads'] > 1)}"
+        parts.append("\n".join([title, *lines, "", f"On {_where(one)}.", "", _commands(group)]))
+    return parts
+
+
+def forms(records: list[dict[str, Any]]) -> list[str]:
+    """What the package's table of forms saves."""
+    shipped = json.loads(FORMS.read_text())
+    head = ["instructions", "model", "convolutions", "another tile than the rule's", "by the rule", "by the table"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for record in records:
+        tiles, rule = shipped[record["table"]], record["rule"]
+        by_rule, by_table = (
+            1e3 * sum(record["seconds"][key][str(chosen[key])] for key in rule) for chosen in (rule, tiles)
+        )
+        changed = sum(tiles[key] != rule[key] for key in rule)
+        cells = [
+            record["table"],
+            record["case"],
+            str(len(rule)),
+            str(changed),
+            f"{by_rule:.4g} ms",
+            f"{by_table:.4g} ms",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return [
+        """## Which tile
+Winograd's tiles come from a table in the package, measured once and never at run time, so that ranks and resumed runs agree to the bit;
+what it does not know follows a rule. These are the sums of a model's convolutions, each the least of several runs in its plan, one thread.
+`dali-icgan tune` measures the same on your machine.""",
+        "\n".join([*lines, "", f"On {_where(records[-1])}.", "", _commands(records)]),
+    ]
+
+
+def page(results: Path = RESULTS) -> str:
+    generators, extractors, loader, training, attentions, tables = (newest(file, results) for file in CONTESTS)
+    parts = [
+        "# Performance",
+        "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/`, and from nothing else.*",
         *sections(GENERATOR, generators),
         *(sections(EXTRACTOR, extractors) if extractors else []),
+        *(attention(attentions) if attentions else []),
+        *(forms(tables) if tables else []),
     ]
-    if not any(record["gpu"] for record in (*generators, *extractors)):
+    if loader:
+        parts += [
+            """## The loader
+Beside torch's DataLoader with PIL and torchvision and, at p > 0, the eager generator (and, with features "online", an eager extractor):
+the same files, boxes, noise and rows replaced. The peer is compact too: one generator call a batch, of the rows that are replaced, and
+with a bank it does not open their photographs either; one line shows it without.""",
+            *(
+                loader_section(group)
+                for group in _groups(loader, "gpu", "instructions", "cores", "workers", "size", "case")
+            ),
+        ]
+    if training:
+        parts += [
+            """## Training
+Steps of a torchvision ResNet, fed by one batch again and again, by the loader, and by the peer of the section above, half of the rows
+generated, features from a bank. "Speed kept" is beside the constant batch. What a loader computes beside a step slows the step; what it
+does not have ready in time is waited for.""",
+            *(
+                training_section(group)
+                for group in _groups(training, "gpu", "instructions", "cores", "model", "size", "generator")
+            ),
+        ]
+    if not any(record["gpu"] for record in (*generators, *extractors, *loader, *training)):
         parts.append(
-            "**No GPU has run the engine's CUDA plan yet**: it is compiled, and its kernels run in the tests on a CPU; "
+            "**No GPU has run any of this yet**: the CUDA plan is compiled, and its kernels run in the tests on a CPU; "
             "`benchmarks/gpu_gate.sh` measures it on a machine that has one. What its kernels move is in [kernels.md](kernels.md)."
         )
     return "\n\n".join(parts) + "\n"

@@ -1,33 +1,62 @@
 """Writes the README's tables from recorded runs, no number typed by hand:  python benchmarks/readme.py [--check]"""
 
-import json
 import sys
 from pathlib import Path
+from typing import Any
+
+from performance_page import newest, rate_cell, ratio_cell
 
 ROOT = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results" / "loader.jsonl"
+SIZE = 224  # of the lines without generations
+
+
+def shown() -> list[dict[str, Any]]:
+    """Of the newest runs on a CPU those at p = 0, and at p = 0.5 from a bank; docs/performance.md has them all."""
+    found = [
+        record
+        for record in newest("loader.jsonl")
+        if not record["gpu"]
+        and ((record["size"], record.get("case")) == (SIZE, None) if not record["p"] else record["p"] == 0.5)
+        and record.get("source") != "online"
+        and record.get("compaction", True)
+    ]
+    return sorted(found, key=lambda r: (r["p"], r["size"], r["cores"], r["allocator"] != "stock"))
 
 
 def loader_table() -> str:
-    """The newest run of each (cores, allocator), as a Markdown table."""
-    newest = {}
-    for line in RESULTS.read_text().splitlines():
-        record = json.loads(line)
-        newest[record["cores"], record["allocator"]] = record
-    rows = ["| cores | C allocator | DataLoader + PIL | dali_icgan | ratio (min to max) |", "|---|---|---|---|---|"]
-    for (cores, allocator), record in sorted(newest.items(), key=lambda item: (item[0][0], item[0][1] != "stock")):
-        rates, ratio = record["images_per_s"], record["ratio"]
-        theirs, ours = (rates[name]["median"] for name in ("DataLoader + PIL", "dali_icgan"))
-        figure = f"**{ratio['median']:.1f}** ({ratio['min']:.1f} to {ratio['max']:.1f})"
-        rows.append(f"| {cores} | {allocator} | {theirs:.0f} images/s | {ours:.0f} images/s | {figure} |")
-    one = next(iter(newest.values()))
-    note = (
-        f"{one['images']} photographs of {one['megapixels']:.2f} megapixels on average, random resized crop to {one['size']} px, batch "
-        f"{one['batch_size']}, float32; {one['processor']} ({', '.join(one['instruction_sets'])}), torch {one['torch']}, DALI {one['dali']}, "
-        f"{one['date'][:10]}; medians of alternating windows. Batches agree within "
-        f"{max(r['largest_difference_in_levels'] for r in newest.values()):.1f} of 255 levels (PIL rounds to 8 bits)."
+    """As Markdown."""
+    head = "| p | generator | px | cores | C allocator | DataLoader + PIL (+ eager generator) | dali_icgan | ratio (min to max) |"
+    lines, records = [head, "|---|---|---|---|---|---|---|---|"], shown()
+    for record in records:
+        ours = record["images_per_s"]["dali_icgan"]
+        theirs = next(rate for name, rate in record["images_per_s"].items() if name != "dali_icgan")
+        cells = [
+            f"{record['p']:g}",
+            record.get("generator") or "",
+            record["size"],
+            record["cores"],
+            record["allocator"],
+        ]
+        cells += [rate_cell(theirs["median"]), rate_cell(ours["median"]), ratio_cell(record["ratio"])]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    one = records[0]
+    others = {
+        f"{record['generator']}: {record['images']}, batch {record['batch_size']}"
+        for record in records
+        if (record["images"], record["batch_size"]) != (one["images"], one["batch_size"])
+    }
+    fewer = f" ({'; '.join(sorted(others))})" if others else ""
+    levels = max(record["largest_difference_in_levels"] for record in records)
+    where = dict.fromkeys(
+        f"{each['processor']} ({', '.join(each['instruction_sets'])}), torch {each['torch']}, DALI {each['dali']}, {each['date'][:10]}"
+        for each in records
     )
-    return "\n".join([*rows, "", note])
+    note = (
+        f"{one['images']} photographs of {one['megapixels']:.2f} megapixels on average, batch {one['batch_size']}{fewer}, random resized "
+        f"crops, float32; {'; '.join(where)}; medians of alternating windows. Photographs agree within {levels:.1f} of 255 levels "
+        "(PIL rounds to 8 bits)."
+    )
+    return "\n".join([*lines, "", note])
 
 
 def with_tables(readme: str) -> str:

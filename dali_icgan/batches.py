@@ -1,5 +1,6 @@
 """How a batch comes to be: planned, read, decoded, generated, finished. The loader's engine, without its face."""
 
+import contextlib
 import itertools
 import threading
 from collections.abc import Iterable, Iterator
@@ -67,6 +68,7 @@ class Batch:
         fetched, pixels, corner: a fetch: the file, its decoded region, and where in the image that begins.
         jobs: a view: (rows, their generations). Later ones hold.
         begun: ``[views, n]``, whether the row's generation is under way.
+        asked: whether all of its generations are, but for those of rows that are substituted later.
     """
 
     epoch: int
@@ -85,6 +87,7 @@ class Batch:
     windows: list[Windows] = field(default_factory=list)
     jobs: list[list[tuple[Rows, Job]]] = field(init=False)
     begun: npt.NDArray[np.bool_] = field(init=False)
+    asked: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -210,12 +213,38 @@ class Engine(Background):
             if rows is None:
                 return
             position, index, repeat = rows
-            yield self._planned(
+            planned = self._planned(
                 Batch(epoch, order, position, index, repeat, range(self._views), np.zeros_like(position))
             )
+            if self._generation is not None:
+                self._generation.expect()
+            yield planned
 
     def read(self, batch: Batch) -> Batch:
         """The files that a batch needs; unreadable samples are substituted; generations that need no image begin."""
+        with self._asking(batch, last=self._augment is not None and not self._augment.needs_own_image):
+            return self._read(batch)
+
+    def decode(self, batch: Batch) -> Batch:
+        """The pixels that a batch needs, of each image just the region that its crops cover; the other generations begin."""
+        with self._asking(batch, last=True), torch.no_grad(), torch.cuda.stream(self._stream):
+            return self._decode(batch)
+
+    @contextlib.contextmanager
+    def _asking(self, batch: Batch, last: bool) -> Iterator[None]:
+        """Tells the generations when a batch has asked for all of its own, or never will."""
+        generation = self._generation if batch.order is not None else None
+        try:
+            yield
+        except BaseException:
+            if generation is not None:
+                generation.cut_off()
+            raise
+        if generation is not None and last and not batch.asked:
+            batch.asked = True
+            generation.arrived()
+
+    def _read(self, batch: Batch) -> Batch:
         rows = np.flatnonzero(self._needs_own(batch))
         for row, item in zip(rows, self._reader.read(batch.index[rows].tolist()), strict=True):
             if isinstance(item, DecodeError):
@@ -239,32 +268,30 @@ class Engine(Background):
             self._generate(batch)
         return batch
 
-    def decode(self, batch: Batch) -> Batch:
-        """The pixels that a batch needs, of each image just the region that its crops cover."""
-        with torch.no_grad(), torch.cuda.stream(self._stream):
-            while True:
-                regions = self._place(batch)
-                waiting = [f for f in batch.live() if batch.pixels[f] is None]
-                if not waiting:
-                    break
-                with self._decoding:
-                    results = self._decoder.decode_regions(
-                        [batch.fetched[f] for f in waiting], [regions[f] for f in waiting]
-                    )
-                failed = {}
-                for f, result in zip(waiting, results, strict=True):
-                    if isinstance(result, str):
-                        failed[f] = result
-                    else:
-                        batch.pixels[f] = result
-                        batch.corner[f] = regions[f][:2] if self._decoder.decodes_regions else (0, 0)
-                for row in range(len(batch)) if failed else ():
-                    reason = next((failed[f] for f in batch.fetches_of(row) if f in failed), None)
-                    if reason is not None:
-                        index = int(batch.index[row])
-                        self._substitute(batch, row, DecodeError(self.samples.path(index), index, reason))
-            if self._augment is not None:
-                self._generate(batch)
+    def _decode(self, batch: Batch) -> Batch:
+        while True:
+            regions = self._place(batch)
+            waiting = [f for f in batch.live() if batch.pixels[f] is None]
+            if not waiting:
+                break
+            with self._decoding:
+                results = self._decoder.decode_regions(
+                    [batch.fetched[f] for f in waiting], [regions[f] for f in waiting]
+                )
+            failed = {}
+            for f, result in zip(waiting, results, strict=True):
+                if isinstance(result, str):
+                    failed[f] = result
+                else:
+                    batch.pixels[f] = result
+                    batch.corner[f] = regions[f][:2] if self._decoder.decodes_regions else (0, 0)
+            for row in range(len(batch)) if failed else ():
+                reason = next((failed[f] for f in batch.fetches_of(row) if f in failed), None)
+                if reason is not None:
+                    index = int(batch.index[row])
+                    self._substitute(batch, row, DecodeError(self.samples.path(index), index, reason))
+        if self._augment is not None:
+            self._generate(batch)
         return batch
 
     def finish(self, batch: Batch) -> Delivery:

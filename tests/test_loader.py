@@ -439,6 +439,33 @@ def test_a_sample_that_the_bank_lacks_goes_to_on_error(load, tmp_path, generator
 # ---------------------------------------------------------------------- settings (the operator's own: tests/augment/test_settings.py)
 
 
+@pytest.mark.parametrize("damage", ["cut off", "gone"])
+def test_a_batch_whose_generations_wait_for_others_does_not_wait_for_one_that_fails(load, augment, tmp_path, damage):
+    photos = make_folder(tmp_path / "photos")
+    path = photos / "astronaut" / "006.jpg"  # of the second batch; more rows are never read
+    data = path.read_bytes()
+    pairs = [(str(each), 0) for each in sorted(photos.rglob("*.jpg"))]
+    path.write_bytes(data[: len(data) // 2]) if damage == "cut off" else path.unlink()
+    most = di.DAICGAN(generator=augment.generator, extractor=augment.extractor, p=0.9, microbatch=64)
+    batches = iter(load(pairs, augment=most, on_error="raise", batch_size=4, timeout=60))
+    assert len(next(batches)[0]) == 4
+    with pytest.raises(di.DecodeError, match=r"006\.jpg"):
+        next(batches)
+
+
+def test_generations_of_photographs_share_calls_with_those_of_later_batches(load, augment, monkeypatch):
+    """Their features come after decoding, but a call is not padded while later batches are being decoded."""
+    calls = []
+    real = augment.generate
+    monkeypatch.setattr(augment, "generate", lambda z, h, y: calls.append(len(z)) or real(z, h, y))
+    loader = load(augment=augment, batch_size=4, prefetch_factor=4)  # six batches, all of them looked ahead to
+    replaced = sum(bool(rows[2]) for rows in rows_of(load(augment=augment, return_info=True)).values())
+    calls.clear()
+    list(loader)
+    assert sum(calls) == replaced
+    assert len(calls) == -(-replaced // augment.microbatch)
+
+
 def decision_of(loader, epoch=0, view=0):
     """Each sample's uniform number, which decides whether it is replaced, and the keys of the other draws."""
     keys = RowKeys(loader.seed, epoch, np.arange(N), np.zeros(N, np.int64), view)

@@ -1,10 +1,15 @@
 """The loader with device="cuda": what only a GPU can show. Run by benchmarks/gpu_gate.sh."""
 
+import itertools
+import threading
+
+import numpy as np
 import pytest
 import torch
 
 import dali_icgan as di
-from tests.photos import make_folder
+from tests.photos import make_folder, patch
+from tests.traces import calls, ids_of, traced
 
 pytestmark = [pytest.mark.gpu, pytest.mark.dali]
 
@@ -21,6 +26,11 @@ def augment():
         extractor=di.load_extractor("embedded", device="cuda"),
         p=0.5,
     )
+
+
+@pytest.fixture(scope="module")
+def bank(folder, augment, tmp_path_factory):
+    return di.FeatureBank.build(folder, augment.extractor, tmp_path_factory.mktemp("bank") / "bank", progress=False)
 
 
 @pytest.fixture
@@ -98,6 +108,64 @@ def test_no_step_waits_for_the_device(load, augment):
             pass
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def steady(loader, path):
+    """The trace of ten batches in the middle of a pass, and the threads that the loader has then."""
+    batches = iter(loader)
+    for _ in range(loader.prefetch_factor + 4):  # until the look-ahead is in its stride
+        next(batches)
+    trace = traced(lambda: list(itertools.islice(batches, 10)), path)
+    threads = {thread.name: thread for thread in threading.enumerate() if thread.name.startswith("dali_icgan")}
+    assert {"dali_icgan-decode", "dali_icgan-finish", "dali_icgan-generate"} <= threads.keys()
+    return trace, {**threads, "main": threading.main_thread()}
+
+
+def test_generating_copies_nothing_back_and_waits_for_nothing(load, augment, bank, tmp_path):
+    """At p = 1 from a bank DALI has nothing to do: whatever the process calls is ours."""
+    everything = di.DAICGAN(generator=augment.generator, bank=bank, p=1)
+    sampler = [i % 24 for i in range(400)]
+    trace, _ = steady(load(augment=everything, sampler=sampler), tmp_path / "trace.json")
+    found = calls(trace)
+    assert "cudaLaunchKernel" in found.made or "cudaGraphLaunch" in found.made
+    assert found.to_host == []
+    assert found.waits == []
+
+
+def test_the_operator_copies_nothing_back_and_waits_for_nothing(augment, bank, tmp_path):
+    """Photographs and generations in one batch, without DALI: again everything is ours."""
+    half = di.DAICGAN(generator=augment.generator, bank=bank, p=0.5)
+    images = [torch.from_numpy(patch("coffee", number).copy()).cuda() for number in range(24)]
+
+    def step(epoch):
+        _, _, info = half(images, np.arange(24), None, epoch, di.TrainTransform(32))
+        assert 0 < info["replaced"].sum() < 24
+
+    for epoch in range(3):
+        step(epoch)
+    found = calls(traced(lambda: [step(epoch) for epoch in range(3, 13)], tmp_path / "trace.json"))
+    assert "cudaLaunchKernel" in found.made
+    assert found.to_host == []
+    assert found.waits == []
+
+
+def test_the_loaders_threads_copy_nothing_back_and_wait_for_nothing(load, augment, bank, tmp_path):
+    """At p = 0.5 from a bank. Left out is DALI: it runs its decoders in threads of its own, which may wait for their streams.
+
+    The one thread of ours that calls into it is left out of the waits too, not of the copies. There DALI hands over a batch: the host
+    waits until the decoder has been launched (a future, nothing of CUDA's), and the stream for its event (``PopOutputs`` of DALI's
+    executor2); what else DALI may do within its calls is not ours. torch's part in that thread is held by
+    test_no_step_waits_for_the_device.
+    """
+    half = di.DAICGAN(generator=augment.generator, bank=bank, p=0.5)
+    sampler = [i % 24 for i in range(400)]
+    trace, threads = steady(load(augment=half, sampler=sampler), tmp_path / "trace.json")
+    for name in ("dali_icgan-generate", "dali_icgan-finish", "main"):
+        # Each is found in the trace, or nothing would be seen here.
+        assert calls(trace, ids_of([threads[name]])).made, name
+    assert calls(trace, ids_of(threads.values())).to_host == []
+    not_dali = [thread for name, thread in threads.items() if name != "dali_icgan-decode"]
+    assert calls(trace, ids_of(not_dali)).waits == []
 
 
 def test_a_bad_file_leaves_its_neighbours_alone(load, tmp_path):

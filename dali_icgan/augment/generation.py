@@ -48,7 +48,7 @@ class Generation(Background):
     """One thread that makes the generations of many jobs, ``augment.microbatch`` rows a call.
 
     A call is padded only when somebody waits for its rows and the look-ahead has no more to offer: rows planned for later batches
-    fill it otherwise. A row's pixels do not depend on who shares its call.
+    fill it otherwise, also those whose images are still being decoded. A row's pixels do not depend on who shares its call.
 
     Stream: on CUDA one of its own, of the lowest priority; finished batches go through the loader's, which is served first.
     """
@@ -58,6 +58,8 @@ class Generation(Background):
         self._jobs: collections.deque[tuple[Job, int]] = collections.deque()  # (job, its first row not yet begun)
         self._changed = threading.Condition()
         self._full = False
+        self._coming = 0  # batches that are planned and have not submitted all of their jobs
+        self._cut_off = False
         self._closed = False
         self._error: BaseException | None = None
         device = augment.device
@@ -83,6 +85,23 @@ class Generation(Background):
         """Tell whether more rows can come before a batch is taken."""
         with self._changed:
             self._full = full
+            self._changed.notify_all()
+
+    def expect(self) -> None:
+        """A batch is planned: jobs may come of it until :meth:`arrived`."""
+        with self._changed:
+            self._coming += 1
+
+    def arrived(self) -> None:
+        """A batch has submitted its jobs."""
+        with self._changed:
+            self._coming -= 1
+            self._changed.notify_all()
+
+    def cut_off(self) -> None:
+        """Batches that were expected will not arrive: one of them failed."""
+        with self._changed:
+            self._cut_off = True
             self._changed.notify_all()
 
     def wait(self, job: Job) -> torch.Tensor | None:
@@ -133,7 +152,8 @@ class Generation(Background):
         waiting = sum(len(job.keys) - first for job, first in self._jobs)
         if waiting >= self._augment.microbatch:
             return True
-        return bool(waiting) and self._full and any(job.wanted for job, _ in self._jobs)
+        more_to_come = not self._full or (self._coming > 0 and not self._cut_off)
+        return bool(waiting) and not more_to_come and any(job.wanted for job, _ in self._jobs)
 
     def _take(self) -> list[tuple[Job, npt.NDArray[np.int64]]]:
         pieces = []

@@ -96,7 +96,7 @@ class Plan:
         return "\n".join([*(line.rstrip() for line in lines), peaks])
 
     def calibrate(self) -> None:
-        """Fill :attr:`largest`, where there is a residual stream to be measured."""
+        """Fill the inputs with noise like what they are for, and :attr:`largest` where there is a residual stream to be measured."""
 
     def measure_stream(self) -> None:
         """Fill :attr:`largest`, running the steps over what their inputs hold. It waits for the device."""

@@ -134,6 +134,10 @@ class CpuTrunkPlan(Plan):
             step.run()
         return mean_of_pixels(self._map)
 
+    def calibrate(self) -> None:
+        """Noise for images."""
+        self._images.copy_(torch.randn(self._images.shape, generator=torch.Generator().manual_seed(0)))
+
     # ------------------------------------------------------------------ steps
 
     def _empty(self, *shape: int) -> Tensor:

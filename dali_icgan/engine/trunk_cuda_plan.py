@@ -86,6 +86,10 @@ class CudaTrunkPlan(Plan):
                 step.run()
             return self._found.pop("x").mean((1, 2), dtype=torch.float32)
 
+    def calibrate(self) -> None:
+        """Noise for images."""
+        self._images.copy_(torch.randn(self._images.shape, generator=torch.Generator().manual_seed(0)))
+
     # ------------------------------------------------------------------ steps
     #
     # Activations are contiguous [n, h, w, c]; convolutions see them permuted, as channels-last images. What a step makes stands in

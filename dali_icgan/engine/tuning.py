@@ -87,6 +87,8 @@ def measure(make: Callable[[Forms], Plan], dtype: torch.dtype, rounds: int = 7) 
     """
     instructions = Forms.of(dtype).instructions
     plans = [make(_Nth(i, instructions, dtype)) for i in range(max(map(len, TILES.values())))]
+    for plan in plans:
+        plan.calibrate()
     best: list[list[float]] = [plan.seconds() for plan in plans]
     for _ in range(rounds):
         for i, plan in enumerate(plans):

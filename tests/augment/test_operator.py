@@ -1,3 +1,4 @@
+import threading
 import time
 from pathlib import Path
 
@@ -250,6 +251,36 @@ def test_background_generation_fills_microbatches_and_pads_only_at_the_end(gener
     assert torch.equal(first, want[:3])
     assert torch.equal(generation.wait(jobs[1]), want[3:8])
     assert torch.equal(last, want[9:10])
+    generation.close()
+
+
+def test_background_generation_waits_for_rows_that_are_on_their_way(generator, bank, monkeypatch):
+    augment = di.DAICGAN(generator=generator, bank=bank, p=1.0, microbatch=4)
+    calls = []
+    real = augment.generate
+    monkeypatch.setattr(augment, "generate", lambda z, h, y: calls.append(len(z)) or real(z, h, y))
+    generation = Generation(augment)
+    for _ in range(3):
+        generation.expect()
+    generation.look_ahead_is_full(True)
+    first = generation.submit(job([0, 1], generator, bank))
+    generation.arrived()
+    waiter = threading.Thread(target=generation.wait, args=(first,), daemon=True)
+    waiter.start()
+    time.sleep(0.2)
+    assert calls == []  # two more batches are being decoded
+    second = generation.submit(job([2], generator, bank))
+    generation.arrived()
+    time.sleep(0.2)
+    assert calls == []
+    generation.arrived()  # with nothing to generate
+    waiter.join(60)
+    assert calls == [3]
+    assert len(generation.wait(second)) == 1
+    # One that fails will not arrive, nor will those behind it.
+    generation.expect()
+    generation.cut_off()
+    assert len(generation.wait(generation.submit(job([3], generator, bank)))) == 1
     generation.close()
 
 

@@ -86,7 +86,7 @@ def test_folding_changes_nothing(case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("instructions", ops.winograd.instruction_sets())
+@pytest.mark.parametrize("instructions", ops.instruction_sets())
 @pytest.mark.parametrize("largest", [True, False])
 def test_every_instruction_set_and_form(case, dtype, instructions, largest):
     folded, x, want = case
