@@ -1,5 +1,5 @@
-// What Vector<BFloat16> of vector_avx512.h lacks, by AVX512_BF16: numbers are widened as they are loaded and rounded to nearest even as they
-// are stored (subnormal ones to zero). Included behind it, in the same namespace; needs <cstring>.
+// What Vector<BFloat16> of vector_avx512.h lacks, by AVX-512 alone: bfloat16 is how numbers lie in memory, half as wide, and they are
+// multiplied as floats. Rounded to nearest even as they are stored. Included behind it, in the same namespace; needs <cstring>.
 
 template <class T> inline __attribute__((always_inline)) Vector<T> Vector<T>::load(const BFloat16* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -7,25 +7,27 @@ template <class T> inline __attribute__((always_inline)) Vector<T> Vector<T>::lo
 }
 
 template <class T> inline __attribute__((always_inline)) void Vector<T>::store(BFloat16* p) const {
-  const __m256bh bits = _mm512_cvtneps_pbh(v);
-  memcpy(p, &bits, sizeof bits);
+  const __m512i bits = _mm512_castps_si512(v);
+  const __m512i last = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last, _mm512_set1_epi32(0x7fff)));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));   // a NaN must not round to infinity
+  const __m512i chosen = _mm512_mask_mov_epi32(rounded, _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q), quiet);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(_mm512_srli_epi32(chosen, 16)));
 }
 
-// Two numbers for each float of a vector, and the sum of their products: the second product is added first, either sum rounded.
-struct Pairs {
+// Two numbers for each float of a vector, and the sum of their products: the second is added first, fused, either sum rounded. The left
+// ones wait as floats, not rounded to bfloat16 again: it is the right ones, the weights, that come from memory.
+struct WidenedPairs {
   static constexpr int kNumbers = 2;
-  __m512bh v;
-  static inline __attribute__((always_inline)) Pairs load(const BFloat16* p) {
-    Pairs pairs;
-    memcpy(&pairs.v, p, sizeof pairs.v);
-    return pairs;
+  using Given = float;
+  __m512 first, second;
+  static inline __attribute__((always_inline)) WidenedPairs load(const BFloat16* p) {
+    const __m512i pairs = _mm512_loadu_si512(p);
+    const __m512i high = _mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000u)));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), _mm512_castsi512_ps(high)};
   }
-  static inline __attribute__((always_inline)) Pairs all(const BFloat16* p) {
-    int pair;
-    memcpy(&pair, p, sizeof pair);
-    return {(__m512bh)_mm512_set1_epi32(pair)};
-  }
-  static inline __attribute__((always_inline)) Vector<BFloat16> plus_products(Pairs a, Pairs b, Vector<BFloat16> c) {
-    return {_mm512_dpbf16_ps(c.v, a.v, b.v)};
+  static inline __attribute__((always_inline)) WidenedPairs all(const float* p) { return {_mm512_set1_ps(p[0]), _mm512_set1_ps(p[1])}; }
+  static inline __attribute__((always_inline)) Vector<BFloat16> plus_products(WidenedPairs a, WidenedPairs b, Vector<BFloat16> c) {
+    return {_mm512_fmadd_ps(a.first, b.first, _mm512_fmadd_ps(a.second, b.second, c.v))};
   }
 };

@@ -1,4 +1,4 @@
-// What Vector<BFloat16> of vector_generic.h lacks; as bfloat16_avx512.h, for the tests of processors without AVX512_BF16: exact products,
+// What Vector<BFloat16> of vector_generic.h lacks; as bfloat16_avx512_bf16.h, for the tests of processors without AVX512_BF16: exact products,
 // the same sums, but subnormal numbers are kept.
 
 template <class T> inline __attribute__((always_inline)) Vector<T> Vector<T>::load(const BFloat16* p) {
@@ -13,6 +13,7 @@ template <class T> inline __attribute__((always_inline)) void Vector<T>::store(B
 
 struct Pairs {
   static constexpr int kNumbers = 2;
+  using Given = BFloat16;
   using Floats = Vector<BFloat16>::Bytes16;
   Floats first, second;
   static inline __attribute__((always_inline)) Pairs load(const BFloat16* p) {

@@ -1,4 +1,4 @@
-// AVX-512 (F, VL, DQ, BW): 64 bytes. As vector_avx2.h; needs scalar.h. Vector<BFloat16> is completed by bfloat16_avx512.h.
+// AVX-512 (F, VL, DQ, BW): 64 bytes. As vector_avx2.h; needs scalar.h. Vector<BFloat16> is completed by bfloat16_avx512.h or bfloat16_avx512_bf16.h.
 
 #define DI_INLINE static inline __attribute__((always_inline))
 #define DI_OPERATOR(op, intrinsic) \

@@ -8,9 +8,10 @@ namespace di {
 
 inline const char* const kInstructionNames[kInstructionSets] = {"generic", "avx2", "avx512", "avx512_bf16"};
 
-// There are kernels of bfloat16 for AVX512_BF16 alone, and generic ones to test them by; none of other types for AVX512_BF16.
+// There are kernels of bfloat16 for AVX-512, with AVX512_BF16 and without, and generic ones to test them by; none of other types for
+// AVX512_BF16.
 inline bool has_kernels(Instructions instructions, DType dtype) {
-  if (dtype == DType::bfloat16) return instructions == Instructions::avx512_bf16 || instructions == Instructions::generic;
+  if (dtype == DType::bfloat16) return instructions != Instructions::avx2;
   return instructions != Instructions::avx512_bf16;
 }
 

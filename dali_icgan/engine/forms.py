@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from dali_icgan.ops.instructions import BFLOAT16, bfloat16_is_faster, instruction_sets, widest_instructions
+from dali_icgan.ops.instructions import BFLOAT16, instruction_sets
 from dali_icgan.ops.winograd import TILES
 
 SHIPPED = Path(__file__).with_name("forms.json")
@@ -25,17 +25,19 @@ def asked_instructions() -> str | None:
         ValueError: this processor does not have them.
     """
     asked = os.environ.get(INSTRUCTIONS)
-    have = (*instruction_sets(torch.bfloat16), *instruction_sets())
+    have = tuple(dict.fromkeys((*instruction_sets(torch.bfloat16), *instruction_sets())))
     if asked and asked not in have:
         raise ValueError(f"{INSTRUCTIONS} must be one of {', '.join(have)} here, got {asked!r}")
     return asked or None
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether what is asked for in bfloat16 is multiplied in it on this CPU, not in float32: where that is faster, unless
-    ``DALI_ICGAN_INSTRUCTIONS`` demands it ("avx512_bf16") or names other instructions."""
-    asked = asked_instructions()
-    return asked == BFLOAT16 if asked else bfloat16_is_faster()
+def bfloat16_instructions() -> str | None:
+    """In which instructions a plan of bfloat16 runs on this CPU: the fastest that it has, or those that ``DALI_ICGAN_INSTRUCTIONS`` names;
+    None where there are no kernels for them, and float32 is what computes."""
+    have, asked = instruction_sets(torch.bfloat16), asked_instructions()
+    if asked:
+        return asked if asked in have else None
+    return have[0] if have else None
 
 
 class Forms:
@@ -70,9 +72,14 @@ class Forms:
             ValueError: this processor does not have the instruction set, or the table is none.
             FileNotFoundError: there is no such file.
         """
-        instructions = asked_instructions() or widest_instructions(dtype)
-        if dtype != torch.bfloat16:
-            instructions = _beside_bfloat16(instructions)
+        if dtype == torch.bfloat16:
+            instructions = bfloat16_instructions() or ""
+            if not instructions:
+                raise ValueError(
+                    f"dtype must be float32 or float64 without kernels of bfloat16 ({', '.join(BFLOAT16)}), got {dtype}"
+                )
+        else:
+            instructions = _beside_bfloat16(asked_instructions() or instruction_sets(dtype)[0])
         name = table_name(instructions, dtype)
         tiles: dict[str, int] = {}
         for source in (SHIPPED, table):
@@ -147,4 +154,5 @@ def read_table(source: Table | str | Path) -> Table:
 
 
 def _beside_bfloat16(instructions: str) -> str:
-    return "avx512" if instructions == BFLOAT16 else instructions
+    """What computes the float32 of a plan of bfloat16."""
+    return "avx512" if instructions in BFLOAT16 else instructions

@@ -101,8 +101,8 @@ class Generator:
                 generator; the message names the argument.
 
         Numerics: within 5e-5 of float64 in float32, 1e-10 in float64. The CPU computes float16 in float32, and
-            bfloat16 too but where that is faster (docs/numerics.md): then within 2e-2, or what the network as published errs by in
-            bfloat16, if that is more, and a fifth. Runs repeat
+            bfloat16 too on a processor without AVX-512 (docs/numerics.md); with it, bfloat16 is within 2e-2, or 1.2 times what the
+            network as published errs by in bfloat16, if that is more. Runs repeat
             exactly: on the CPU at equal instruction set and forms, on CUDA at equal n and library versions. Gradient mode, inference
             mode and autocast around it change nothing. On CUDA convolutions are never TF32; the few matrix products follow
             ``torch.backends.cuda.matmul`` as it was when the plan was made (float32 unless set).

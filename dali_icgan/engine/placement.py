@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
-from dali_icgan.engine.forms import multiplies_bfloat16
+from dali_icgan.engine.forms import bfloat16_instructions
 from dali_icgan.errors import DeviceError
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -44,8 +44,8 @@ def resolve(
     """Device, dtype of the results, dtype of the arithmetic.
 
     ``device`` None is the current CUDA device, else the CPU; ``dtype`` None is float16 on CUDA and float32 on the CPU. The CPU
-    computes half precision in float32 and only stores the results in it; but bfloat16 in bfloat16 where that is faster
-    (``forms.multiplies_bfloat16``) and the model has a form for it, ``bfloat16_on_cpu``. docs/numerics.md has the table.
+    computes half precision in float32 and only stores the results in it; but bfloat16 in bfloat16 where it has kernels for it
+    (``forms.bfloat16_instructions``) and the model a plan, ``bfloat16_on_cpu``. docs/numerics.md has the table.
     """
     device = resolve_device(device)
     if dtype is None:
@@ -54,8 +54,8 @@ def resolve(
         raise ValueError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     if device.type == "cuda" or dtype.itemsize >= 4:
         return device, dtype, dtype
-    multiplied = dtype == torch.bfloat16 and bfloat16_on_cpu and multiplies_bfloat16()
-    return device, dtype, torch.bfloat16 if multiplied else torch.float32
+    has_plan = dtype == torch.bfloat16 and bfloat16_on_cpu and bfloat16_instructions() is not None
+    return device, dtype, torch.bfloat16 if has_plan else torch.float32
 
 
 def default_microbatch(device: torch.device, resolution: int) -> int:

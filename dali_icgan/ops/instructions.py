@@ -4,17 +4,23 @@ import torch
 
 from dali_icgan._native import native
 
-BFLOAT16 = "avx512_bf16"
+# Those with kernels of bfloat16: as numbers of their own, or as floats that are half as wide in memory.
+BFLOAT16 = ("avx512_bf16", "avx512")
 
 
 def instruction_sets(dtype: torch.dtype = torch.float32) -> tuple[str, ...]:
-    """Those of this processor in which kernels compute with numbers of ``dtype``, the widest first.
+    """Those of this processor that there are kernels of ``dtype`` for, the fastest first.
 
     Returns:
-        Of float32 and float64: "avx512", "avx2" and "generic". Of bfloat16: "avx512_bf16" (AVX-512 with BF16), or none. ("generic"
-        kernels of bfloat16 exist as well, to test by where there is no such processor, and are chosen by name alone.)
+        Of float32 and float64: "avx512", "avx2" and "generic". Of bfloat16: "avx512_bf16" (AVX-512 with BF16, which multiplies pairs of
+        them) and "avx512" (which widens them to floats first), or none. ("generic" kernels of bfloat16 exist as well, to test by, and
+        are chosen by name alone.)
     """
-    return tuple(name for name in native().instruction_sets() if (name == BFLOAT16) == (dtype == torch.bfloat16))
+    names = tuple(native().instruction_sets())
+    if dtype != torch.bfloat16:
+        return tuple(name for name in names if name != BFLOAT16[0])
+    found = tuple(name for name in BFLOAT16 if name in names)
+    return found if bfloat16_is_faster() else found[::-1]
 
 
 def bfloat16_is_faster() -> bool:
@@ -31,5 +37,5 @@ def widest_instructions(dtype: torch.dtype) -> str:
     """
     have = instruction_sets(dtype)
     if not have:
-        raise ValueError(f"dtype must be float32 or float64 on a processor without {BFLOAT16}, got {dtype}")
+        raise ValueError(f"dtype must be float32 or float64 on a processor without {BFLOAT16[-1]}, got {dtype}")
     return have[0]

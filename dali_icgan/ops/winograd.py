@@ -94,8 +94,10 @@ class PackedConvolution:
         for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
         5e-15. In bfloat16 2.3e-3 without a transform (as torch's: inputs are exact, weights and the result rounded once), 3.6e-3 to
         3.8e-3 for F(2, 3) and F(3, 2), 9.4e-3 to 9.7e-3 for F(4, 3) and F(5, 2): transforms, sums and all that stands around are
-        float32, but transformed inputs and weights are rounded to bfloat16, to nearest even, subnormal ones to zero. An element's bits depend on its own sample, r, tile, stride, dtype and instructions alone: not on n, its place in the
-        batch, threads or addresses. "avx2" and "avx512" give the same bits where both pad the inputs alike, or neither does.
+        float32, but transformed inputs and weights are rounded to bfloat16, to nearest even, subnormal ones to zero; with "avx512"
+        transformed inputs are not (2.9e-3 and 6.9e-3). An element's bits depend on its own sample, r, tile, stride, dtype and
+        instructions alone: not on n, its place in the batch, threads or addresses. "avx2" and "avx512" give the same bits in float32 and
+        float64 where both pad the inputs alike, or neither does.
     Source: Lavin and Gray 2015 (arXiv 1509.09308).
     """
 
@@ -205,7 +207,8 @@ class PackedConvolution:
             residual: as out; may be out itself.
             relu: whether a relu comes last.
 
-            All on the CPU and of ``dtype``, but for the workspace; scale, shift and bias are float32 beside bfloat16. out and workspace share no memory with each other or the rest.
+            All on the CPU and of ``dtype``, but for the workspace; scale, shift and bias are float32 beside bfloat16. out and workspace
+            share no memory with each other or the rest.
 
         Raises:
             TypeError, ValueError: an argument is not as above; the message names it.

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dali_icgan.engine import forms, placement
-from dali_icgan.ops.instructions import bfloat16_is_faster
+from dali_icgan.ops.instructions import bfloat16_is_faster, instruction_sets
 
 PAGE = Path(__file__).parents[2] / "docs" / "numerics.md"
 ROWS = [
@@ -17,13 +17,13 @@ ROWS = [
 ]
 
 
-def processor(monkeypatch, *, has=True, faster=False, asked=None):
+def processor(monkeypatch, *, has=("avx512", "avx512_bf16"), asked=None):
     monkeypatch.delenv("DALI_ICGAN_INSTRUCTIONS", raising=False)
     if asked is not None:
         monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", asked)
-    sets = {torch.bfloat16: ("avx512_bf16",) if has else ()}
-    monkeypatch.setattr(forms, "instruction_sets", lambda dtype=None: sets.get(dtype, ("avx512", "avx2", "generic")))
-    monkeypatch.setattr(forms, "bfloat16_is_faster", lambda: faster)
+    sets = {torch.bfloat16: has}
+    wide = ("avx512", "avx2", "generic") if has else ("avx2", "generic")
+    monkeypatch.setattr(forms, "instruction_sets", lambda dtype=None: sets.get(dtype, wide))
 
 
 def test_the_page_has_every_case():
@@ -38,38 +38,36 @@ def test_the_pages_rows(device, asked, where, stored, generator, extractor, monk
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     dtype = None if asked == "None" else getattr(torch, asked)
-    faster = {"": (False, True), "bfloat16 is faster": (True,), "it is not": (False,)}[where]
-    for given in faster:
-        processor(monkeypatch, faster=given)
-        if stored == "ValueError":
-            continue
+    without, every = (), [("avx512",), ("avx512", "avx512_bf16"), ("avx512_bf16", "avx512")]
+    for has in {"": [without, *every], "it has AVX-512": every, "it has not": [without]}[where]:
+        processor(monkeypatch, has=has)
         for model, has_form in ((generator, True), (extractor, False)):
             found = placement.resolve(device, dtype, bfloat16_on_cpu=has_form)
             assert found == (placement.resolve_device(device), getattr(torch, stored), getattr(torch, model))
 
 
 @pytest.mark.parametrize(
-    ("has", "faster", "asked", "multiplied"),
+    ("has", "asked", "found"),
     [
-        (True, False, None, False),
-        (True, True, None, True),
-        (True, True, "", True),
-        (True, False, "avx512_bf16", True),
-        (True, True, "avx512", False),
-        (True, True, "generic", False),
-        (False, False, None, False),
+        (("avx512", "avx512_bf16"), None, "avx512"),
+        (("avx512_bf16", "avx512"), None, "avx512_bf16"),
+        (("avx512_bf16", "avx512"), "", "avx512_bf16"),
+        (("avx512", "avx512_bf16"), "avx512_bf16", "avx512_bf16"),
+        (("avx512_bf16", "avx512"), "avx512", "avx512"),
+        (("avx512_bf16", "avx512"), "generic", None),
+        ((), None, None),
     ],
 )
-def test_the_environment_decides_before_the_processor(monkeypatch, has, faster, asked, multiplied):
-    processor(monkeypatch, has=has, faster=faster, asked=asked)
-    assert forms.multiplies_bfloat16() == multiplied
+def test_the_environment_decides_before_the_processor(monkeypatch, has, asked, found):
+    processor(monkeypatch, has=has, asked=asked)
+    assert forms.bfloat16_instructions() == found
     assert placement.resolve("cpu", None, bfloat16_on_cpu=True)[1:] == (torch.float32, torch.float32)
 
 
 def test_instructions_that_are_not_there_are_named(monkeypatch):
-    processor(monkeypatch, has=False, asked="avx512_bf16")
-    message = "DALI_ICGAN_INSTRUCTIONS must be one of avx512, avx2, generic here, got 'avx512_bf16'"
-    for call in (forms.multiplies_bfloat16, lambda: placement.resolve("cpu", torch.bfloat16, bfloat16_on_cpu=True)):
+    processor(monkeypatch, has=(), asked="avx512_bf16")
+    message = "DALI_ICGAN_INSTRUCTIONS must be one of avx2, generic here, got 'avx512_bf16'"
+    for call in (forms.bfloat16_instructions, lambda: placement.resolve("cpu", torch.bfloat16, bfloat16_on_cpu=True)):
         with pytest.raises(ValueError, match=message):
             call()
 
@@ -78,4 +76,7 @@ def test_instructions_that_are_not_there_are_named(monkeypatch):
 def test_which_processors_are_faster_in_bfloat16():
     """Those of AMD that have it, as Linux calls them."""
     words = Path("/proc/cpuinfo").read_text()
-    assert bfloat16_is_faster() == ("AuthenticAMD" in words and "avx512_bf16" in words.split())
+    faster = "AuthenticAMD" in words and "avx512_bf16" in words.split()
+    assert bfloat16_is_faster() == faster
+    has = [name for name, flag in (("avx512", "avx512bw"), ("avx512_bf16", "avx512_bf16")) if flag in words.split()]
+    assert instruction_sets(torch.bfloat16) == tuple(has[::-1] if faster else has)

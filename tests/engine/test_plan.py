@@ -118,26 +118,33 @@ def test_a_row_of_bfloat16_is_the_same_in_a_call_of_any_size_and_on_any_number_o
         assert torch.equal(plan(*(a[rows] for a in arguments)), images[rows])
 
 
-def test_a_generator_of_bfloat16(monkeypatch):
-    """Multiplied in bfloat16 where that is faster or demanded, else in float32 and rounded once; float32 stays what it is."""
-    if not ops.instruction_sets(torch.bfloat16):
-        pytest.skip("this processor has no products of bfloat16")
-    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "avx512")
-    wide, rounded = (random_generator(32, 8, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+@pytest.mark.parametrize("instructions", ops.instruction_sets(torch.bfloat16))
+def test_a_generator_of_bfloat16(monkeypatch, instructions):
+    """A plan of its own where there are kernels for it; float32 and float16 stay what they are."""
+    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", instructions)
+    wide = random_generator(32, 8)
     arguments = inputs(wide, 3)
     want = wide(*arguments)
-    assert torch.equal(rounded(*arguments), want.bfloat16())
-    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "avx512_bf16")
-    assert torch.equal(random_generator(32, 8)(*arguments), want)
+    assert list(wide.forms) == ["avx512 float32"]
     assert torch.equal(random_generator(32, 8, dtype=torch.float16)(*arguments), want.half())
     narrow = random_generator(32, 8, dtype=torch.bfloat16)
     images = narrow(*arguments)
     assert (images.dtype, narrow.dtype, narrow.prepare(3).compute) == (torch.bfloat16, torch.bfloat16, torch.bfloat16)
-    assert list(narrow.forms) == ["avx512_bf16 bfloat16"]
+    assert list(narrow.forms) == [f"{instructions} bfloat16"]
     assert not torch.equal(images, want.bfloat16())
     assert error(images, want.double()) < BOUNDS[torch.bfloat16]
     assert torch.equal(copy.deepcopy(narrow)(*arguments), images)
     assert "torch.bfloat16" in narrow.prepare(3).describe(rounds=1)
+
+
+def test_a_generator_of_bfloat16_without_kernels_for_it(monkeypatch):
+    monkeypatch.setenv("DALI_ICGAN_INSTRUCTIONS", "generic")
+    wide, rounded = (random_generator(32, 8, dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+    arguments = inputs(wide, 3)
+    assert torch.equal(rounded(*arguments), wide(*arguments).bfloat16())
+    assert list(rounded.forms) == ["generic float32"]
+    with pytest.raises(ValueError, match=r"without kernels of bfloat16 \(avx512_bf16, avx512\), got torch\.bfloat16"):
+        Forms.of(torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -309,19 +309,23 @@ def test_bfloat16_at_many_channels(r, tile, doubled, channels, dtype, instructio
     assert relative(run(convolution, x), winograd_reference(x, weight, doubled=doubled)) < most
 
 
-@pytest.mark.skipif(not instruction_sets(torch.bfloat16), reason="this processor has no products of bfloat16")
 @pytest.mark.parametrize(("r", "tile", "doubled"), FORMS)
-def test_the_kernels_of_bfloat16_agree(r, tile, doubled):
+@pytest.mark.parametrize("instructions", instruction_sets(torch.bfloat16))
+def test_the_kernels_of_bfloat16_agree(r, tile, doubled, instructions):
     """Products are exact and sums rounded alike; so without a transform, whose multiply-adds round once or twice, all bits are the same."""
     x, weight = random(2, 7, 6, 304), weights(20, 304, r)
-    one, other = (PackedConvolution(weight, tile, *kind, doubled=doubled) for kind in BFLOAT16)
+    one, other = (
+        PackedConvolution(weight, tile, torch.bfloat16, name, doubled=doubled) for name in (instructions, "generic")
+    )
     around = surroundings(2, one.output_size(7, 6), 304, 20, torch.bfloat16)
     del around["scale"], around["shift"]
     got, want = run(one, x, **around), run(other, x, **around)
     if tile == 1:
         assert torch.equal(got, want)
     else:
-        assert relative(got, want.double()) < 2e-3
+        # "avx512" does not round the transformed inputs to bfloat16, as "generic" does.
+        most = 2e-3 if instructions == "avx512_bf16" else {4: 4.5e-3, 6: 1.2e-2}[tile + one.r - 1]
+        assert relative(got, want.double()) < most
 
 
 @pytest.mark.parametrize(("dtype", "instructions"), BFLOAT16)
@@ -533,10 +537,12 @@ def test_a_wrong_type_of_channel_multiple_is_named():
 
 
 def test_bfloat16_needs_its_instructions(monkeypatch):
-    processor = SimpleNamespace(instruction_sets=lambda: ["avx512", "avx2", "generic"])
+    processor = SimpleNamespace(
+        instruction_sets=lambda: ["avx2", "generic"], processor_multiplies_bfloat16_faster=lambda: False
+    )
     monkeypatch.setattr("dali_icgan.ops.instructions.native", lambda: processor)
-    assert instruction_sets(torch.float64) == ("avx512", "avx2", "generic")
-    message = "dtype must be float32 or float64 on a processor without avx512_bf16, got torch.bfloat16"
+    assert instruction_sets(torch.float64) == ("avx2", "generic")
+    message = "dtype must be float32 or float64 on a processor without avx512, got torch.bfloat16"
     with pytest.raises(ValueError, match=message):
         PackedConvolution(torch.ones(1, 1, 3, 3), 2, torch.bfloat16)
 

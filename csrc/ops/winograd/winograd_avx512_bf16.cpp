@@ -14,7 +14,7 @@ namespace di::winograd {
 namespace avx512_bf16 {
 
 #include "core/vector_avx512.h"
-#include "core/bfloat16_avx512.h"
+#include "core/bfloat16_avx512_bf16.h"
 #include "winograd_block.h"
 
 template <> struct FactorsOf<Vector<BFloat16>> { using Type = Pairs; };
@@ -22,8 +22,8 @@ template <> struct FactorsOf<Vector<BFloat16>> { using Type = Pairs; };
 }  // namespace avx512_bf16
 
 // 24 sums and 2 weights: 27 of 32 registers.
-extern const Kernels<BFloat16> avx512_bfloat16;
-const Kernels<BFloat16> avx512_bfloat16 = avx512_bf16::kernels<avx512_bf16::Vector<BFloat16>, 12, 2>();
+extern const Kernels<BFloat16> avx512_bf16_bfloat16;
+const Kernels<BFloat16> avx512_bf16_bfloat16 = avx512_bf16::kernels<avx512_bf16::Vector<BFloat16>, 12, 2>();
 
 }  // namespace di::winograd
 #endif

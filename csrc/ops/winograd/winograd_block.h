@@ -12,9 +12,11 @@ using di::winograd::Work;
 template <class V> using Element = typename V::Element;
 template <class V> using Number = typename V::Number;
 
-// What an instruction of the matrix product takes of either side: for each sum one number, of bfloat16 two (Pairs).
+// What an instruction of the matrix product takes of either side: for each sum one number, of bfloat16 two (Pairs). Given: in what the
+// transformed inputs wait for it.
 template <class V> struct Singles {
   static constexpr int kNumbers = 1;
+  using Given = Element<V>;
   V v;
   static inline __attribute__((always_inline)) Singles load(const Element<V>* p) { return {V::load(p)}; }
   static inline __attribute__((always_inline)) Singles all(const Element<V>* p) { return {V::all(*p)}; }
@@ -22,13 +24,15 @@ template <class V> struct Singles {
 };
 template <class V> struct FactorsOf { using Type = Singles<V>; };
 template <class V> using Factors = typename FactorsOf<V>::Type;
+template <class V> using Given = typename Factors<V>::Given;
+template <class V> Given<V>* inputs_of(const Work<Element<V>>& work) { return static_cast<Given<V>*>(work.inputs); }
 
 // R rows of tiles times C vectors of outputs over `depth` channels (a multiple of the width), added to m if `more`.
 //   a: [depth / width][block][width], first row    b: [depth / factors][C * width][factors]    m: [C][block][width], first row
 // next, next + other: weights of later use, fetched into the second-level cache on the way. From memory, where large layers have theirs,
 // the first row alone would have to wait for b; this hides it behind the arithmetic (1.3 to 1.9 times as fast).
 template <class V, int R, int C>
-void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, Number<V>* __restrict m, int64_t depth, int64_t block,
+void multiply(const Given<V>* __restrict a, const Element<V>* __restrict b, Number<V>* __restrict m, int64_t depth, int64_t block,
               bool more, const Element<V>* next, int64_t other) {
   using Taken = Factors<V>;
   constexpr int W = V::kWidth, N = Taken::kNumbers;
@@ -63,13 +67,13 @@ void multiply(const Element<V>* __restrict a, const Element<V>* __restrict b, Nu
 
 // All rows of a block, in nearly equal passes. A row's sum is the same chain whatever pass it falls into.
 template <class V, int Rows, int C>
-void multiply_rows(const Element<V>* a, const Element<V>* b, Number<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
+void multiply_rows(const Given<V>* a, const Element<V>* b, Number<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
                    const Element<V>* next) {
   constexpr int W = V::kWidth, N = Factors<V>::kNumbers;
   const int64_t passes = (tiles + Rows - 1) / Rows, least = tiles / passes, larger = tiles % passes;
   for (int64_t pass = 0, row = 0; pass < passes; ++pass) {
     const int64_t rows = least + (pass < larger);
-    const Element<V>* from = a + row * W;
+    const Given<V>* from = a + row * W;
     Number<V>* to = m + row * W;
     const Element<V>* fetch = next + pass % C * W * N;                 // a column of what comes next in each pass,
     const int64_t other = passes == 1 ? int64_t{C - 1} * W * N : 0;   // or two in the only one
@@ -100,7 +104,7 @@ template <class V, int Rows, int Panel> void multiply_planes(const Work<Element<
   for (int64_t plane = 0; plane < plan.planes; ++plane)
     for (int64_t begin = 0; begin < plan.depth; begin += kDepth) {
       const int64_t depth = plan.depth - begin < kDepth ? plan.depth - begin : kDepth;
-      const Element<V>* a = work.inputs + plane * plan.input_plane + begin * plan.block;
+      const Given<V>* a = inputs_of<V>(work) + plane * plan.input_plane + begin * plan.block;
       for (int64_t column = first; column < last; column += Panel) {
         Number<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.block * W;
         const Element<V>* b = weights(plane, column, begin);
@@ -142,7 +146,7 @@ template <class V, bool Scaled> void gather_taps(const Work<Element<V>>& work) {
     const T* sample = work.tensors.x + place.n * params.height * params.width * inputs;
     const Number<V>* scale = work.tensors.scale + place.n * params.scale_stride;
     const Number<V>* shift = work.tensors.shift + place.n * params.shift_stride;
-    T* to = work.inputs + t * W;
+    Given<V>* to = inputs_of<V>(work) + t * W;
     for (int i = 0; i < params.r; ++i)
       for (int j = 0; j < params.r; ++j) {
         if (y + i < 0 || y + i >= params.height || x + j < 0 || x + j >= params.width) {
@@ -175,7 +179,7 @@ template <class V> void gather_unpadded(const Work<Element<V>>& work) {
     for (int i = 0; i < params.r; ++i, from += params.width * inputs, row += run)
       if (y + i >= 0 && y + i < params.height)
         for (int64_t k = begin; k < end; ++k) row[k] = from[k];
-    T* to = work.inputs + t * W;
+    Given<V>* to = inputs_of<V>(work) + t * W;
     for (int64_t k = 0; k < plan.depth; k += W, to += plan.block * W) V::load(work.row + k).store(to);
   }
 }
@@ -190,7 +194,7 @@ void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, in
   const Number<V>* scale = work.tensors.scale + n * work.params.scale_stride;
   const Number<V>* shift = work.tensors.shift + n * work.params.shift_stride;
   const T* from = work.tensors.x + ((n * height + y) * width + x) * inputs;
-  T* to = work.inputs + t * W;
+  Given<V>* to = inputs_of<V>(work) + t * W;
   for (int64_t c = 0; c < inputs; c += W, from += W, to += plan.block * W) {
     const V times = Scaled ? V::load(scale + c) : V::all(0), plus = Scaled ? V::load(shift + c) : V::all(0);
     V d[A][A];
@@ -207,7 +211,7 @@ void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, in
       }
       di::winograd_math::transform_input(d[i]);
     }
-    T* plane = to;
+    Given<V>* plane = to;
 #pragma GCC unroll 1
     for (int j = 0; j < A; ++j, plane += plan.input_plane) {
       V column[A];
@@ -312,5 +316,5 @@ template <class V, int Rows, int Panel> void run(const Work<Element<V>>& work) {
 }
 
 template <class V, int Rows, int Panel> constexpr Kernels<Element<V>> kernels() {
-  return {{V::kWidth, Panel, Factors<V>::kNumbers}, Rows, &run<V, Rows, Panel>};
+  return {{V::kWidth, Panel, Factors<V>::kNumbers}, Rows, sizeof(Given<V>), &run<V, Rows, Panel>};
 }

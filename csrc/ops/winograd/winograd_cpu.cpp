@@ -15,7 +15,8 @@ namespace {
 template <class T> constexpr KernelSets<Kernels<T>> kSets{};
 template <> constexpr KernelSets<Kernels<float>> kSets<float>{{&generic_float, DI_X86(&avx2_float), DI_X86(&avx512_float)}};
 template <> constexpr KernelSets<Kernels<double>> kSets<double>{{&generic_double, DI_X86(&avx2_double), DI_X86(&avx512_double)}};
-template <> constexpr KernelSets<Kernels<BFloat16>> kSets<BFloat16>{{&generic_bfloat16, nullptr, nullptr, DI_X86(&avx512_bfloat16)}};
+template <> constexpr KernelSets<Kernels<BFloat16>> kSets<BFloat16>{{&generic_bfloat16, nullptr, DI_X86(&avx512_bfloat16),
+                                                                        DI_X86(&avx512_bf16_bfloat16)}};
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -39,18 +40,20 @@ template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kerne
   const int64_t most = weights > kLargeWeights ? kLargeBlock : kBlock;
   plan.block = plan.tiles ? divide_up(plan.tiles, divide_up(plan.tiles, most)) : 1;
   // A line more, so that the planes of one tile do not all meet in one set of the cache.
-  plan.input_plane = plan.block * plan.depth + kLine / sizeof(T);
+  plan.input_plane = plan.block * plan.depth + kLine / kernels.given;
   plan.output_plane = plan.block * plan.group * width + kLine / sizeof(Wide<T>);
   return plan;
 }
 
 int64_t lines(int64_t bytes) { return divide_up(bytes, kLine) * kLine; }
 
-template <class T> int64_t input_bytes(const Plan& plan) { return lines(plan.planes * plan.input_plane * sizeof(T)); }
+template <class T> int64_t input_bytes(const Plan& plan, const Kernels<T>& kernels) {
+  return lines(plan.planes * plan.input_plane * kernels.given);
+}
 template <class T> int64_t output_bytes(const Plan& plan) { return lines(plan.planes * plan.output_plane * sizeof(Wide<T>)); }
 
-template <class T> int64_t workspace_of(const Plan& plan) {
-  return input_bytes<T>(plan) + output_bytes<T>(plan) + lines(plan.depth * sizeof(T));
+template <class T> int64_t workspace_of(const Plan& plan, const Kernels<T>& kernels) {
+  return input_bytes<T>(plan, kernels) + output_bytes<T>(plan) + lines(plan.depth * sizeof(T));
 }
 
 }  // namespace
@@ -58,7 +61,8 @@ template <class T> int64_t workspace_of(const Plan& plan) {
 template <class T> WinogradLayout winograd_layout(Instructions instructions) { return kSets<T>[instructions].layout; }
 
 template <class T> int64_t winograd_workspace(const WinogradParams& params, Instructions instructions) {
-  return workspace_of<T>(plan_of(params, kSets<T>[instructions]));
+  const Kernels<T>& kernels = kSets<T>[instructions];
+  return workspace_of<T>(plan_of(params, kernels), kernels);
 }
 
 template <class T>
@@ -71,15 +75,15 @@ void winograd_cpu(const WinogradTensors<T>& tensors, const WinogradParams& param
   const int64_t blocks = divide_up(plan.tiles, plan.block), panels = divide_up(plan.columns, kernels.layout.panel);
   const int64_t wanted = blocks >= 4 * threads ? 1 : threads / std::gcd(blocks, int64_t(threads));
   const int64_t part = divide_up(panels, std::min(wanted, panels)) * kernels.layout.panel;
-  const int64_t parts = divide_up(plan.columns, part), items = blocks * parts, bytes = workspace_of<T>(plan);
+  const int64_t parts = divide_up(plan.columns, part), items = blocks * parts, bytes = workspace_of<T>(plan, kernels);
   std::atomic<int64_t> next{0};
   // A range of this loop is a share of the workspace, not of the work.
   parallel_for(std::min<int64_t>(threads, items), 1, threads, [&](int64_t begin, int64_t end) {
     for (int64_t share = begin; share < end; ++share) {
       char* room = static_cast<char*>(workspace) + share * bytes;
-      T* inputs = reinterpret_cast<T*>(room);
-      Wide<T>* outputs = reinterpret_cast<Wide<T>*>(room + input_bytes<T>(plan));
-      T* row = reinterpret_cast<T*>(room + input_bytes<T>(plan) + output_bytes<T>(plan));
+      char* inputs = room;
+      Wide<T>* outputs = reinterpret_cast<Wide<T>*>(room + input_bytes<T>(plan, kernels));
+      T* row = reinterpret_cast<T*>(room + input_bytes<T>(plan, kernels) + output_bytes<T>(plan));
       for (int64_t item; (item = next++) < items;) {
         const int64_t first_tile = item % blocks * plan.block, first_column = item / blocks * part;
         kernels.run({tensors, params, plan, first_tile, std::min(plan.block, plan.tiles - first_tile), first_column,

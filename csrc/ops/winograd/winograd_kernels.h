@@ -22,19 +22,20 @@ template <class T> struct Work {
   const WinogradParams& params;
   const Plan& plan;
   int64_t first_tile, tiles, first_column, last_column;
-  T* inputs;    // [planes][depth / width][block][width], planes input_plane apart
+  void* inputs;   // [planes][depth / width][block][width], planes input_plane apart, of what the kernel multiplies
   Wide<T>* outputs;   // [planes][group][block][width], planes output_plane apart
   T* row;       // [depth], of one tile
 };
 
 template <class T> struct Kernels {
   WinogradLayout layout;
-  int rows;   // of tiles that one pass of the matrix product holds in registers
+  int rows;    // of tiles that one pass of the matrix product holds in registers
+  int given;   // bytes of one of the inputs that are multiplied
   void (*run)(const Work<T>&);
 };
 
 extern const Kernels<float> generic_float, avx2_float, avx512_float;
 extern const Kernels<double> generic_double, avx2_double, avx512_double;
-extern const Kernels<BFloat16> generic_bfloat16, avx512_bfloat16;
+extern const Kernels<BFloat16> generic_bfloat16, avx512_bfloat16, avx512_bf16_bfloat16;
 
 }  // namespace di::winograd
