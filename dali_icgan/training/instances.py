@@ -125,6 +125,10 @@ class MirroredExtractor:
         self.source = f"{extractor.source}, mirrored"
         self.fingerprint = f"{extractor.fingerprint}-mirrored"
 
+    def prepare(self, n: int) -> None:
+        """As the extractor's."""
+        self._extractor.prepare(n)
+
     def __call__(self, images: list[Tensor]) -> Tensor:
         """uint8 HWC tensors."""
         return self._extractor([image.flip(1) for image in images])
