@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import extractor
 import torch
 from common import emit, environment
 from engine import checkpoint
 
 from dali_icgan.engine.forms import SHIPPED, Forms, table_name
 from dali_icgan.engine.tuning import Measured, tune
-from dali_icgan.models.checkpoint import read_extractor
 from dali_icgan.models.generator import GeneratorConfig
 
 RESULTS = Path(__file__).parent / "results" / "forms.jsonl"
@@ -40,6 +40,7 @@ GENERATORS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--case", help="one model alone")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--write", action="store_true", help="the table, from the recorded lines")
     parser.add_argument("--check", action="store_true", help="with --write: only whether it is up to date")
@@ -50,8 +51,10 @@ def main() -> None:
     torch.set_num_threads(1)
     name = table_name(Forms.of(torch.float32).instructions, torch.float32)
     models = {case: lambda config=config, case=case: checkpoint(case, config) for case, config in GENERATORS.items()}
-    models["embedded extractor"] = lambda: read_extractor("embedded")
+    models |= {f"extractor: {case}": lambda case=case: extractor.checkpoint(case) for case in extractor.CASES}
     for case, make in models.items():
+        if given.case not in (None, case):
+            continue
         found = tune(make(), rounds=given.rounds)
         layers = {one.key: {str(tile): seconds for tile, seconds in one.seconds.items()} for one in found}
         rule = {one.key: one.default for one in found}

@@ -81,14 +81,14 @@ def newest(file: str, results: Path = RESULTS) -> list[dict[str, Any]]:
 
 
 def table(model: Model, records: list[dict[str, Any]]) -> str:
-    peers = [name for name in records[0]["ratio"] if all(name in record["ratio"] for record in records)]
+    peers = list(dict.fromkeys(name for record in records for name in record["ratio"]))
     head = [model.name, "rows", "threads", "C allocator", "dali_icgan", *peers, *(f"times {name}" for name in peers)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for record in records:
         rates, ratios = record["images_per_s"], record["ratio"]
         cells = [record["case"], str(record["batch_size"]), str(record["threads"]), record["allocator"]]
-        cells += [rate_cell(rates[name]["median"]) for name in ("dali_icgan", *peers)]
-        cells += [ratio_cell(ratios[name]) for name in peers]
+        cells += [rate_cell(rates[name]["median"]) if name in rates else "" for name in ("dali_icgan", *peers)]
+        cells += [ratio_cell(ratios[name]) if name in ratios else "" for name in peers]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
