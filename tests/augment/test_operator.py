@@ -287,12 +287,15 @@ def test_background_generation_waits_for_rows_that_are_on_their_way(generator, b
 def test_plans_are_made_before_anything_runs_beside_them(generator, extractor, bank, monkeypatch):
     asked = []
     for model in (generator, extractor):
-        monkeypatch.setattr(type(model), "prepare", lambda self, n: asked.append((type(self).__name__, n)))
-    Generation(di.DAICGAN(generator=generator, bank=bank, microbatch=5)).close()
-    assert asked == [("Generator", 5)]
-    asked.clear()
+        monkeypatch.setattr(
+            type(model), "prepare", lambda *given, **more: asked.append((type(given[0]).__name__, given[1], more))
+        )
+    for embed_bank in (False, True):
+        Generation(di.DAICGAN(generator=generator, bank=bank, microbatch=5, embed_bank=embed_bank)).close()
+        assert asked == [("Generator", 5, {"embedded": embed_bank})]
+        asked.clear()
     Generation(di.DAICGAN(generator=generator, extractor=extractor, microbatch=5)).close()
-    assert asked == [("Generator", 5), ("Extractor", 5)]
+    assert asked == [("Generator", 5, {"embedded": False}), ("Extractor", 5, {})]
 
 
 def test_background_generation_that_is_closed_says_so(generator, bank):
