@@ -12,7 +12,7 @@ PAGE = ROOT / "docs" / "performance.md"
 FORMS = ROOT / "dali_icgan" / "engine" / "forms.json"
 NAMES = {"avx512_bf16": "AVX-512 with BF16", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}
 # What tells one contest from another.
-_ENGINE = ("gpu", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
+_ENGINE = ("gpu", "processor", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
 _LOADER = ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator")
 _TRAINING = ("gpu", "instructions", "cores", "model", "size", "generator", "allocator")
 CONTESTS = {
@@ -186,7 +186,7 @@ def section(model: Model, records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
     held = f", held to {one['instructions']}" * _held(one)
-    title = one["gpu"] or NAMES[one["instructions"]]
+    title = one["gpu"] or f"{one['processor']}, {NAMES[one['instructions']]}"
     errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == model.shown), one)
     return f"""### {title}, {one["dtype"]}
@@ -204,7 +204,7 @@ Where the time goes, {layers["case"]}, {layers["batch_size"]} rows, {layers["thr
 
 
 def sections(model: Model, records: list[dict[str, Any]]) -> list[str]:
-    return [model.introduction, *(section(model, group) for group in _groups(records, "gpu", "instructions", "dtype"))]
+    return [model.introduction, *(section(model, group) for group in _groups(records, *_ENGINE[:4]))]
 
 
 def attention(records: list[dict[str, Any]]) -> list[str]:
