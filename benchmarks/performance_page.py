@@ -126,10 +126,17 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _commands(records: list[dict[str, Any]]) -> str:
-    prefix = "DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 " * _held(records[0])
-    if records[0].get("instructions") == "avx512_bf16":
-        prefix = "DALI_ICGAN_INSTRUCTIONS=avx512_bf16 "
-    return "\n".join(["```sh", *(prefix + command for command in dict.fromkeys(r["command"] for r in records)), "```"])
+    return "\n".join(["```sh", *dict.fromkeys(_prefix(record) + record["command"] for record in records), "```"])
+
+
+def _prefix(record: dict[str, Any]) -> str:
+    """What was set around the command."""
+    words = ["taskset -c 0 "] if record.get("cores") == 1 else []
+    if _held(record):
+        words.append("DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 ")
+    if record.get("instructions") == "avx512_bf16" or record.get("table") == "avx2 float32":
+        words.append(f"DALI_ICGAN_INSTRUCTIONS={record.get('instructions', 'avx2')} ")
+    return "".join(words[::-1])
 
 
 def loader_table(records: list[dict[str, Any]]) -> str:
@@ -234,7 +241,7 @@ def forms(records: list[dict[str, Any]]) -> list[str]:
     shipped = json.loads(FORMS.read_text())
     head = ["instructions", "model", "convolutions", "another tile than the rule's", "by the rule", "by the table"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for record in records:
+    for record in sorted(records, key=lambda record: str(record["table"]), reverse=True):
         tiles, rule = shipped[record["table"]], record["rule"]
         by_rule, by_table = (
             1e3 * sum(record["seconds"][key][str(chosen[key])] for key in rule) for chosen in (rule, tiles)
@@ -252,7 +259,8 @@ def forms(records: list[dict[str, Any]]) -> list[str]:
     return [
         """## Which tile
 Winograd's tiles come from a table in the package, measured once and never at run time, so that ranks and resumed runs agree to the bit;
-what it does not know follows a rule. These are the sums of a model's convolutions, each the least of several runs in its plan, one thread.
+what it does not know follows a rule. These are the sums of a model's convolutions, each the least of several runs in its plan, one thread;
+the tile of a convolution that several models have is the one that saves most in all of them together.
 `dali-icgan tune` measures the same on your machine.""",
         "\n".join([*lines, "", f"On {_where(records[-1])}.", "", _commands(records)]),
     ]

@@ -93,7 +93,26 @@ def test_the_loaders_lines_are_shown_newest_first_seen(tmp_path):
         "| 1 | online | stock | replaced rows | 111 images/s | 222 images/s | **2.0** (1.5 to 2.5) |",
     ]
     assert "photographs within 1.2 of 255 levels, generations within 1.5e-06 of their norm." in "\n".join(lines)
-    assert "python benchmarks/some.py --here" in lines
+    assert "taskset -c 0 python benchmarks/some.py --here" in lines
+
+
+def test_attention_and_forms_are_shown(tmp_path):
+    lines = [
+        {**RUN, "threads": 1, "dtype": "float32", "instructions": name, "case": "256 px", "ratio": {"torch": FIGURE}}
+        | {"images_per_s": {"dali_icgan": FIGURE, "torch": FIGURE}, "instruction_sets": ["avx2", "avx512f"]}
+        for name in ("avx512", "avx2")
+    ]
+    record(tmp_path, "attention", *lines)
+    (name, tiles), *_ = json.loads(performance_page.FORMS.read_text()).items()
+    key, tile = next(iter(tiles.items()))
+    seconds = {"1": 0.5, "2": 0.25, "3": 0.25, "4": 0.125, "5": 0.125}
+    record(tmp_path, "forms", {**RUN, "table": name, "case": "small", "seconds": {key: seconds}, "rule": {key: 1}})
+    page = performance_page.page(tmp_path)
+    assert "### AVX2, float32, 1 thread" in page
+    assert "| 256 px | 7 | 2 images/s | 2 images/s | **2.0** (1.5 to 2.5) |" in page
+    assert "ATEN_CPU_CAPABILITY=avx2 taskset -c 0 python benchmarks/some.py --here" in page
+    saved = 1e3 * seconds[str(tile)]
+    assert f"| {name} | small | 1 | {int(tile != 1)} | 500 ms | {saved:.4g} ms |" in page
 
 
 def test_another_generator_or_machine_is_another_table(tmp_path):
