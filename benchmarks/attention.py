@@ -1,7 +1,7 @@
 """The CPU's attention beside torch's, at the sizes of the official generators: all verified against float64 first, then in one run.
 
     python benchmarks/attention.py --threads 1 --out benchmarks/results/attention.jsonl
-    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/attention.py --threads 1
+    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/attention.py --threads 1
 
 Peers: torch's scaled_dot_product_attention (which on a CPU is fused as well), and the two products with a softmax between them, as the
 network was published. One JSON object a line. On CUDA the library's attention is used, so there is nothing of ours to measure.

@@ -3,6 +3,7 @@
 import ctypes
 import datetime
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -56,6 +57,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "instruction_sets": _instruction_sets(),
         "threads": torch.get_num_threads(),
+        "mkl": os.environ.get("MKL_ENABLE_INSTRUCTIONS"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
         "dali": _dali(),

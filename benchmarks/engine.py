@@ -3,7 +3,7 @@
     python benchmarks/engine.py --out benchmarks/results/engine.jsonl
     python benchmarks/engine.py --case "256 px, channels 64" --threads 1 --batch-size 2 --compile
     DALI_ICGAN_INSTRUCTIONS=avx512_bf16 python benchmarks/engine.py --dtype bfloat16     multiplied in bfloat16 on any processor that can
-    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/engine.py     as on an AVX2 processor
+    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/engine.py     as on an AVX2 processor
 
 Peers: the network as published with spectral norm baked in, channels-last ("eager", the baseline) and contiguous; --compile adds
 torch.compile of it; beside half precision on the CPU our own float32. On the CPU twice: with the C library's allocator as it is, and with its thresholds raised (a fresh activation is then

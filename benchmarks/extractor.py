@@ -2,7 +2,7 @@
 
     python benchmarks/extractor.py --out benchmarks/results/extractor.jsonl
     python benchmarks/extractor.py --case "ResNet-50, 224 px" --threads 1 --batch-size 8 --compile
-    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 python benchmarks/extractor.py     as on an AVX2 processor
+    DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python benchmarks/extractor.py     as on an AVX2 processor
 
 From the trunk's input to unit features. Peers: the network with its batch norms folded into the convolutions, in the same dtype and
 channels-last memory ("eager", the baseline); --compile adds torch.compile of it. On the CPU twice: with the C library's allocator as it is,

@@ -55,8 +55,11 @@ GENERATOR = Model(
 Beside the network as published, in the same dtype with its spectral norm baked in ("eager": channels-last memory, the baseline;
 "contiguous": torch's usual layout). The C allocator's thresholds matter to the peers, whose activations are mapped anew in every call: a
 plan owns its buffers. "Published" is what the published form multiplies; the difference to GFLOP is Winograd's and that of upsampling
-folded into convolutions. A share above 100% of the floor is a layer that multiplies faster than the matrix product the floor is measured
-with.""",
+folded into convolutions. In the lists of layers MB is what a layer must read and write at the least, "of floor" the share of the speed that
+torch's own matrix product and copy reach on the machine, whichever binds (above 100%: faster than that product, which on some processors is
+far from their peak), "largest" the largest magnitude of the residual stream behind a block on calibration noise. A ratio is the median of
+the rounds' ratios, not the quotient of the medians. The machines are shared: compare within a row, whose windows alternate, not rates
+between rows. A loader calls a generator with its microbatch, on a CPU 32 rows up to 64 px and 4 above.""",
 )
 EXTRACTOR = Model(
     "extractor",
@@ -192,7 +195,9 @@ On {_where(one)}; medians of alternating windows, in brackets their range.
 def section(model: Model, records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
-    held = f", held to {one['instructions']}" * _held(one)
+    held = f", held to {one['instructions']} (but for MKL's matrix products, which the floor is measured with)" * _held(
+        one
+    )
     title = one["gpu"] or f"{one['processor']}, {NAMES[one['instructions']]}"
     errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == model.shown), one)
@@ -261,7 +266,7 @@ def forms(records: list[dict[str, Any]]) -> list[str]:
 Winograd's tiles come from a table in the package, measured once and never at run time, so that ranks and resumed runs agree to the bit;
 what it does not know follows a rule. These are the sums of a model's convolutions, each the least of several runs in its plan, one thread;
 the tile of a convolution that several models have is the one that saves most in all of them together.
-`dali-icgan tune` measures the same on your machine.""",
+Rows are a loader's microbatch, 32 up to 64 px and 4 above. `dali-icgan tune` measures the same on your machine.""",
         "\n".join([*lines, "", f"On {_where(records[-1])}.", "", _commands(records)]),
     ]
 

@@ -84,7 +84,7 @@ class DAICGAN:
         generator: from :func:`dali_icgan.load_generator`; None only with ``source="neighbour"``.
         extractor: from :func:`dali_icgan.load_extractor`; computes h of the row's own image.
         bank: a :class:`dali_icgan.FeatureBank` or its path: h is looked up and the row's image is not even read. One of the two is
-            needed.
+            needed; with both, the bank is read, and must be the extractor's.
         p: a number in [0, 1], or a pure function of the epoch that gives one.
         truncation: t > 0.
         truncation_mode: "cut": z ~ N(0, 1) conditioned on |z| <= 2t (the official notebooks'); "std": z ~ t N(0, 1); "scaled":
@@ -102,7 +102,7 @@ class DAICGAN:
         view_p: one p a view, where views differ; None: p for all.
         generated_transform: for the rows replaced; None: the loader's. Of a neighbour retrieved, the crop and flip alone.
         microbatch: rows a generator call has, always (the last one is padded); None: on the CPU 32 up to 64 px and 4 above, on CUDA
-            64. Pixels are a function of it, of the thread count and of the machine's instruction set, and of nothing else.
+            64. On CUDA pixels are a function of it, on a CPU of the instruction set and the forms; of nothing else on one kind of machine.
         seed: of the random draws, where no loader gives its own.
         embed_bank: read rows as :meth:`FeatureBank.embedded` holds them for this generator, made now if they are not there: half the
             bytes or less at official sizes, and one layer less a call. The same images, but for rounding.
@@ -213,7 +213,9 @@ class DAICGAN:
         self._decoder: ImageDecoder | None = None
         if embed_bank:
             if self.bank is None or generator is None:
-                raise ValueError("embed_bank needs a bank and a generator, got none")
+                raise ValueError(
+                    f"embed_bank=True reads a bank for a generator, got bank={bank!r}, generator={generator!r}"
+                )
             self.bank.embedded(generator)
         self.embed_bank = embed_bank
         if bank is not None and (condition == "neighbour" or source == "neighbour"):

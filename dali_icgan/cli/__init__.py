@@ -329,7 +329,9 @@ def tune_command(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each form is measured.")] = 7,
 ) -> None:
-    """Measure which form of each convolution is the fastest on this CPU, for load_generator(..., forms=FORMS.json).
+    """Measure which tile of each convolution is the fastest on this CPU in float32, for load_generator(..., forms=FORMS.json).
+
+    Tiles are Winograd's: 4 is F(4, 3) of a 3x3, 5 is F(5, 2) of a 2x2, as generator.prepare(n).describe() names them; 1 has no transform.
 
     Pixels change by rounding: every rank and every resumed run needs the same table, and a loader's state holds it.
     """

@@ -26,10 +26,17 @@ def run(
     embed: str | None,
 ) -> None:
     """Build the bank, or go on with it, and say what it holds."""
-    embedder = (
-        None if embed is None else load_generator(embed, "cpu")
-    )  # first: a wrong file is known before the hours of work
     model = load_extractor(extractor, device, resolution=resolution, align_corners=align_corners)
+    embedder = None if embed is None else load_generator(embed, "cpu")
+    # Before the hours of work.
+    if embedder is not None and embedder.resolution != resolution:
+        raise ValueError(
+            f"--resolution must be the generator's that --embed names, {embedder.resolution}, got {resolution}"
+        )
+    if embedder is not None and embedder.feature_dim != model.dim:
+        raise ValueError(
+            f"--embed must name a generator of the extractor's {model.dim} features, got one of {embedder.feature_dim}"
+        )
     fresh = not out.exists()
     begin = perf_counter()
     bank = FeatureBank.build(
@@ -52,6 +59,9 @@ def run(
         ("time", f"{seconds:.1f} s{rate}"),
         ("absent", f"{len(bank.absent)} images could not be read" if bank.absent else "none"),
     ]
+    if embedder is not None:
+        width = embedder.config.shared_dim_feat
+        facts.append(("embedded", f"{bank.n} x {width}, fp32, as {embedder.source} embeds them"))
     for row, reason in list(bank.absent.items())[:_LISTED]:
         facts.append(("", f"{bank.keys[row]}: {reason}"))
     if len(bank.absent) > _LISTED:

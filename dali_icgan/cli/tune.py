@@ -30,7 +30,7 @@ def run(models: Sequence[str], out: Path, rows: int | None, rounds: int) -> None
         console.print(_page(f"{checkpoint.source}, {name}, {torch.get_num_threads()} threads", found))
         table.setdefault(name, {}).update({one.key: one.fastest for one in found})
     out.write_text(json.dumps(table, indent=2) + "\n")
-    console.print(f"{out}: give it to load_generator(..., forms={str(out)!r}) and load_extractor")
+    console.print(f"{out}: for load_generator(..., forms={str(out)!r}) and load_extractor(..., forms={str(out)!r})")
 
 
 def _page(title: str, found: list[Measured]) -> Table:

@@ -134,11 +134,15 @@ def read_table(source: Table | str | Path) -> Table:
         name = str(source)
         try:
             table = json.loads(Path(source).read_text())
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"forms must name a table of forms, there is no {name}") from error
         except ValueError as error:
             raise ValueError(f"forms must be a table in JSON, got {name}: {error}") from error
     if not isinstance(table, Mapping):
         raise ValueError(f"{name} must be an object of objects, as 'dali-icgan tune' writes it, got {table!r:.60}")
     for what, tiles in table.items():
+        if not re.fullmatch(r"(avx512_bf16|avx512|avx2|generic) (float32|float64|bfloat16)", str(what)):
+            raise ValueError(f"{name} must name what its tiles are for as 'avx512 float32', got {what!r}")
         if not isinstance(tiles, Mapping):
             raise ValueError(f"{name} must hold the tiles of {what!r} in an object, got {tiles!r:.60}")
         for convolution, tile in tiles.items():

@@ -73,7 +73,9 @@ class Plan:
                 so_far, spent = layers[step.name]
                 step, seconds = so_far.and_of(step), seconds + spent
             layers[step.name] = step, seconds
-        rows: list[tuple[str, ...]] = [("layer", "form", "GFLOP", "published", "MB", "ms", "of floor", "largest")]
+        rows: list[tuple[str, ...]] = [
+            ("layer", "form", "GFLOP", "published", "MB", "ms", "of floor", "largest" * bool(self.largest))
+        ]
         total = Step("all", "", lambda: None)
         spent = least = 0.0
         for step, seconds in layers.values():

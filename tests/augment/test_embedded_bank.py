@@ -180,5 +180,5 @@ def test_an_operator_reads_them_instead(built, monkeypatch):
 
 def test_it_needs_a_bank_and_a_generator(extractor):
     generator = di.load_generator(GENERATOR, "cpu")
-    with pytest.raises(ValueError, match="embed_bank needs a bank and a generator, got none"):
+    with pytest.raises(ValueError, match=r"embed_bank=True reads a bank for a generator, got bank=None"):
         di.DAICGAN(generator=generator, extractor=extractor, embed_bank=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,6 +21,7 @@ from dali_icgan.errors import DecodeError, DeviceError
 from dali_icgan.loader import DataLoader
 from dali_icgan.models.checkpoint import read_extractor, read_generator
 from tests import photos
+from tests.golden import own
 
 EMBEDDED = Path(dali_icgan.__file__).parent / "embedded"
 UNTRAINED = Path(__file__).parents[1] / "files" / "untrained"
@@ -246,8 +248,17 @@ def test_features_builds_a_bank_and_says_what_is_absent(tmp_path):
     assert "with what was there already" in run("features", folder, "-o", out, *options, "--align-corners")
     assert "holds another bank" in error("features", folder, "-o", out, *options)
     assert not list(out.glob("embedded_*"))
-    run("features", folder, "-o", out, *options, "--align-corners", "--embed", UNTRAINED / "generator.safetensors")
-    assert len(list(out.glob("embedded_*"))) == 1
+    other = tmp_path / "other.pth"
+    torch.save(own("ic_res32")["state_dict"], other)
+    wrong = error("features", folder, "-o", tmp_path / "other", *options, "--embed", other)
+    assert f"must name a generator of the extractor's {bank.dim} features" in wrong
+    assert not (tmp_path / "other").exists()
+    embed = ["--align-corners", "--embed", UNTRAINED / "generator.safetensors"]
+    wrong = error("features", folder, "-o", tmp_path / "other", *options, *embed, "--resolution", 64)
+    assert "--resolution must be the generator's that --embed names, 32, got 64" in wrong
+    said = run("features", folder, "-o", tmp_path / "other", *options, *embed)
+    assert len(list((tmp_path / "other").glob("embedded_*"))) == 1
+    assert "embedded" in said
 
 
 @pytest.mark.parametrize(
@@ -284,11 +295,11 @@ def test_tune_writes_a_table_that_models_are_loaded_with(tmp_path):
     table = json.loads(out.read_text())
     assert table[name].keys() == mine.keys()
     assert all(convolution in said for convolution in mine)
-    table["neon float32"] = {"3x3 1->1 @8": 2}
+    table["generic float64"] = {"3x3 1->1 @8": 2}
     out.write_text(json.dumps(table))
     run("tune", models[1], "-o", out, "--batch-size", 1, "--rounds", 1)
     both = json.loads(out.read_text())
-    assert both["neon float32"] == table["neon float32"]  # what others measured stays
+    assert both["generic float64"] == table["generic float64"]  # what others measured stays
     assert both[name].items() > table[name].items()
     assert load_generator(models[0], "cpu", forms=out).forms[name] == table[name]
     assert load_extractor(models[1], "cpu", forms=out).forms[name].items() <= both[name].items()

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dali_icgan.engine import forms, placement
+from dali_icgan.engine import forms, load_extractor, load_generator, placement
 from dali_icgan.ops.instructions import bfloat16_is_faster, instruction_sets
+from tests.untrained import FOLDER
 
 PAGE = Path(__file__).parents[2] / "docs" / "numerics.md"
 ROWS = [
@@ -38,6 +39,11 @@ def test_the_pages_rows(device, asked, where, stored, generator, extractor, monk
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     dtype = None if asked == "None" else getattr(torch, asked)
+    if stored == "refused":
+        for load, file in ((load_generator, "generator"), (load_extractor, "extractor")):
+            with pytest.raises(ValueError, match=rf"dtype must be .* on CUDA, got {dtype}"):
+                load(FOLDER / f"{file}.safetensors", device, dtype)
+        return
     without, every = (), [("avx512",), ("avx512", "avx512_bf16"), ("avx512_bf16", "avx512")]
     for has in {"": [without, *every], "it has AVX-512": every, "it has not": [without]}[where]:
         processor(monkeypatch, has=has)
