@@ -136,6 +136,7 @@ def _prefix(record: dict[str, Any]) -> str:
     """What was set around the command."""
     words = ["taskset -c 0 "] if record.get("cores") == 1 else []
     if _held(record):
+        words.append("MKL_ENABLE_INSTRUCTIONS=AVX2 " * bool(record.get("mkl")))
         words.append("DALI_ICGAN_INSTRUCTIONS=avx2 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 ")
     if record.get("instructions") == "avx512_bf16" or record.get("table") == "avx2 float32":
         words.append(f"DALI_ICGAN_INSTRUCTIONS={record.get('instructions', 'avx2')} ")
@@ -195,9 +196,9 @@ On {_where(one)}; medians of alternating windows, in brackets their range.
 def section(model: Model, records: list[dict[str, Any]]) -> str:
     one = records[0]
     where = one["gpu"] or f'a processor that calls itself "{one["processor"]}" ({", ".join(one["instruction_sets"])})'
-    held = f", held to {one['instructions']} (but for MKL's matrix products, which the floor is measured with)" * _held(
-        one
-    )
+    held = f", held to {one['instructions']}" * _held(one)
+    if held and not one.get("mkl"):
+        held += " (but for MKL's matrix products, which the floor is measured with)"
     title = one["gpu"] or f"{one['processor']}, {NAMES[one['instructions']]}"
     errors = [max(record[model.error][name] for record in records) for name in ("dali_icgan", "eager")]
     layers = next((record for record in records if record["case"] == model.shown), one)

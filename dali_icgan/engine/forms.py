@@ -1,6 +1,7 @@
 """Which form each layer takes on the CPU: a table, not a measurement, so that ranks and resumed runs agree to the bit."""
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -10,6 +11,8 @@ import torch
 
 from dali_icgan.ops.instructions import BFLOAT16, instruction_sets
 from dali_icgan.ops.winograd import TILES
+
+_log = logging.getLogger("dali_icgan")
 
 SHIPPED = Path(__file__).with_name("forms.json")
 INSTRUCTIONS = "DALI_ICGAN_INSTRUCTIONS"
@@ -84,6 +87,8 @@ class Forms:
         tiles: dict[str, int] = {}
         for source in (SHIPPED, table):
             tiles.update(read_table(source).get(name, {}) if source is not None else {})
+        if table is not None and name not in read_table(table):
+            _log.warning("forms has nothing for %s, what computes here: the package's are taken", name)
         return cls(instructions, dtype, tiles)
 
     def instructions_of(self, dtype: torch.dtype) -> str:

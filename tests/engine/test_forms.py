@@ -40,14 +40,16 @@ def test_the_packages_table_is_one():
     assert table.keys() <= names
 
 
-def test_a_users_table_comes_before_the_packages(tmp_path):
+def test_a_users_table_comes_before_the_packages(tmp_path, caplog):
     name = next(iter(read_table(SHIPPED)[here()]))
     path = tmp_path / "forms.json"
     path.write_text(json.dumps({here(): {name: 1}}))
     r, sizes = int(name[0]), [int(part) for part in name[4:].replace("->", " ").replace("@", " ").split()]
     assert Forms.of(torch.float32, path).tile(r, *sizes) == 1
     assert Forms.of(torch.float32).tile(r, *sizes) == read_table(SHIPPED)[here()][name]
+    assert not caplog.text
     assert Forms.of(torch.float64, path).tile(r, *sizes) == rule(r, sizes[-1])
+    assert f"forms has nothing for {here(torch.float64)}" in caplog.text
 
 
 @pytest.mark.parametrize(
