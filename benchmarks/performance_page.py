@@ -205,7 +205,7 @@ def section(model: Model, records: list[dict[str, Any]]) -> str:
     return f"""### {title}, {one["dtype"]}
 {table(model, records)}
 
-On {where}{held}, torch {one["torch"]}, {one["date"][:10]}; medians of alternating windows, in brackets their range. {model.said}:
+On {where}{held}, torch {one["torch"]}, {one["date"][:10]}, commit {one["commit"]}; medians of alternating windows, in brackets their range. {model.said}:
 {errors[0]:.1e}, eager {errors[1]:.1e}.
 
 {_commands(records)}

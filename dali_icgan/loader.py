@@ -302,6 +302,8 @@ class DataLoader:
         self._sampler_epoch = getattr(sampler, "epoch", None)
 
     def _check_forms(self, forms: dict[str, Table]) -> None:
+        if not isinstance(forms, dict):
+            raise ValueError(f"state must have an object forms, got {forms!r:.60}")
         mine = {} if self.augment is None else self.augment.forms
         for model in forms.keys() & mine.keys():
             here, there = mine[model], read_table(forms[model])

@@ -106,6 +106,8 @@ class CudaPlan(GeneratorPlan):
         self._condition = torch.zeros(n, columns, device=device)
         self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype, device=device)
         self._make_steps()
+        if device.type == "cuda":
+            self.calibrate()  # before the capture: what it leaves in ``found`` would else stay beside the graph's own memory
         self._graph = Graph(device, self.steps)
 
     def __call__(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:

@@ -84,12 +84,10 @@ class Forms:
         else:
             instructions = _beside_bfloat16(asked_instructions() or instruction_sets(dtype)[0])
         name = table_name(instructions, dtype)
-        tiles: dict[str, int] = {}
-        for source in (SHIPPED, table):
-            tiles.update(read_table(source).get(name, {}) if source is not None else {})
-        if table is not None and name not in read_table(table):
+        given = {name: {}} if table is None else read_table(table)
+        if name not in given:
             _log.warning("forms has nothing for %s, what computes here: the package's are taken", name)
-        return cls(instructions, dtype, tiles)
+        return cls(instructions, dtype, {**read_table(SHIPPED).get(name, {}), **given.get(name, {})})
 
     def instructions_of(self, dtype: torch.dtype) -> str:
         """Those of what is computed in ``dtype``: a plan of bfloat16 has float32 as well."""

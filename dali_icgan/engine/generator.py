@@ -127,6 +127,8 @@ class Generator:
 
         Raises:
             ValueError: h is not as above.
+
+        Source: Casanova et al. 2021 (arXiv 2109.05070), its spectral norm as in the generator.
         """
         if h.ndim != 2 or h.shape[1] != self.feature_dim:
             raise ValueError(f"h must have shape [n, {self.feature_dim}], got {list(h.shape)}")
@@ -178,7 +180,6 @@ class Generator:
 def _calibrated(weights: CudaWeights, source: str, n: int, dtype: torch.dtype, embedded: bool = False) -> CudaPlan:
     """A plan, and a word in the log if its dtype does not hold the activations."""
     plan = CudaPlan(weights, n, dtype, embedded)
-    plan.calibrate()
     overflow = plan.overflow()
     say_once(overflow and f"{source}: {overflow}")
     return plan

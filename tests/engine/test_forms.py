@@ -2,6 +2,9 @@
 
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -38,6 +41,12 @@ def test_the_packages_table_is_one():
     names = {table_name(i, d) for i in ("avx512", "avx2", "generic") for d in (torch.float32, torch.float64)}
     names |= {"avx512_bf16 bfloat16", "avx512 bfloat16"}
     assert table.keys() <= names
+
+
+def test_the_packages_table_is_what_was_recorded():
+    command = [sys.executable, "benchmarks/forms.py", "--write", "--check"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_users_table_comes_before_the_packages(tmp_path, caplog):
@@ -165,6 +174,9 @@ def test_a_state_of_another_instruction_set_goes_on_with_a_warning(load, caplog)
     with caplog.at_level(logging.WARNING, "dali_icgan"):
         loader.load_state_dict(state)
     assert f"computed with generic float64 where the state was made, here with {here()}" in caplog.text
+    state["forms"] = [3]
+    with pytest.raises(ValueError, match=r"state must have an object forms, got \[3\]"):
+        loader.load_state_dict(state)
     state["forms"] = {"generator": 3}
     with pytest.raises(ValueError, match="forms must be an object of objects"):
         loader.load_state_dict(state)
