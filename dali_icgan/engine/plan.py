@@ -102,12 +102,13 @@ class Plan:
 
     def measure_stream(self) -> None:
         """Fill :attr:`largest`, running the steps over what their inputs hold. It waits for the device."""
+        self.largest.clear()
         for step in self.steps:
             step.run()
             if step.stream is not None:
-                found = float(step.stream().float().abs().max())
-                # NaN is the worst: max() would drop it.
-                self.largest[step.name] = found if found != found else max(found, self.largest.get(step.name, 0.0))
+                # NaN is the worst, whichever part of a layer has it: torch's maximum keeps it, Python's does not.
+                both = self.largest.get(step.name, 0.0), float(step.stream().float().abs().max())
+                self.largest[step.name] = float(torch.tensor(both, dtype=torch.float64).max())
 
     def seconds(self) -> list[float]:
         """What each step takes, in one run. Not for use while the plan runs elsewhere."""

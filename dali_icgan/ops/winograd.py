@@ -92,10 +92,10 @@ class PackedConvolution:
 
     Numerics: relative error (2-norm, random weights, 64 to 1024 channels) in float32 2e-7 to 3e-7 without a transform, 2e-7 to 5e-7
         for F(2, 3) and F(3, 2), 6e-7 to 1.5e-6 for F(4, 3) and F(5, 2) (torch's own convolution: 2e-7 to 9e-7); in float64 below
-        5e-15. In bfloat16 2.3e-3 without a transform (as torch's: inputs are exact, weights and the result rounded once), 3.6e-3 to
-        3.8e-3 for F(2, 3) and F(3, 2), 9.4e-3 to 9.7e-3 for F(4, 3) and F(5, 2): transforms, sums and all that stands around are
+        5e-15. In bfloat16 2.3e-3 without a transform (as torch's: inputs are exact, weights and the result rounded once), 3.5e-3 to
+        4.1e-3 for F(2, 3) and F(3, 2), 8.8e-3 to 1.1e-2 for F(4, 3) and F(5, 2): transforms, sums and all that stands around are
         float32, but transformed inputs and weights are rounded to bfloat16, to nearest even, subnormal ones to zero; with "avx512"
-        transformed inputs are not (2.9e-3 and 6.9e-3). An element's bits depend on its own sample, r, tile, stride, dtype and
+        transformed inputs are not (2.9e-3 to 3.3e-3, 6.3e-3 to 7.8e-3). An element's bits depend on its own sample, r, tile, stride, dtype and
         instructions alone: not on n, its place in the batch, threads or addresses. "avx2" and "avx512" give the same bits in float32 and
         float64 where both pad the inputs alike, or neither does.
     Source: Lavin and Gray 2015 (arXiv 1509.09308).

@@ -86,17 +86,19 @@ def test_a_stream_that_half_precision_does_not_hold(folded, on_emulated_cuda):
                 assert said == ""
 
 
-def test_one_number_that_is_none_is_not_lost():
-    generator = random_generator(32, 8)
-    plan = generator.prepare(2)
+@pytest.mark.parametrize("part", [0, 1])
+def test_one_number_that_is_none_is_not_lost(part):
+    """Whichever part of a layer that is done in parts has it."""
+    plan = random_generator(32, 8).prepare(2)
     plan.calibrate()
     assert plan.overflow() == ""
-    name = next(iter(plan.largest))
-    i = next(i for i, step in enumerate(plan.steps) if step.name == name and step.stream is not None)
-    plan.steps[i] = dataclasses.replace(plan.steps[i], stream=lambda: torch.tensor([1.0, float("nan"), 2.0]))
-    plan.largest.clear()
+    i = next(i for i, step in enumerate(plan.steps) if step.stream is not None)
+    streams = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 1.0])]
+    streams[part] = torch.tensor([1.0, float("nan"), 2.0])
+    step = plan.steps[i]
+    plan.steps[i : i + 1] = [dataclasses.replace(step, stream=lambda x=x: x) for x in streams]
     plan.calibrate()
-    assert f"not finite from {name} on" in plan.overflow()
+    assert f"not finite from {step.name} on" in plan.overflow()
 
 
 @pytest.mark.gpu
