@@ -65,6 +65,8 @@ class Layer:
 
     def multiply_adds(self, tile: int, n: int) -> int:
         """Of the matrix products, without padding of channels."""
+        if self.doubled and tile == 1:
+            return n * self.side**2 * 9 * self.inputs * self.outputs
         r, out, phases = (2, self.side + 1, 4) if self.doubled else (self.r, self.side, 1)
         of_tile = (tile + r - 1) ** 2 if tile > 1 else r * r
         return n * (-(-out // tile)) ** 2 * of_tile * self.inputs * self.outputs * phases

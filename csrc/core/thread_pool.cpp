@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -14,12 +15,28 @@
 namespace di {
 namespace {
 
+// A plan's steps follow one another within microseconds, and many take no more than a sleeping thread takes to wake: so whoever has
+// nothing to do looks for this long before it sleeps.
+constexpr std::chrono::microseconds kPatience{50};
+
+template <class Ready> void look_for(Ready ready) {
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  while (!ready() && std::chrono::steady_clock::now() < until)
+    for (int i = 0; i < 8 && !ready(); ++i) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#else
+      std::this_thread::yield();
+#endif
+    }
+}
+
 struct Job {
   const std::function<void(int64_t, int64_t)>& body;
   int64_t count, grain;
   std::atomic<int64_t> next{0};
-  int helpers = 0;            // threads inside, guarded by the pool's mutex
-  std::exception_ptr error;   // likewise
+  std::atomic<int> helpers{0};   // threads inside; changed under the pool's mutex
+  std::exception_ptr error;      // guarded by it
 
   Job(const std::function<void(int64_t, int64_t)>& body, int64_t count, int64_t grain) : body(body), count(count), grain(grain) {}
 
@@ -42,11 +59,16 @@ class Pool {
       const std::lock_guard lock(mutex_);
       for (; workers_ < helpers; ++workers_) std::thread([this] { serve(); }).detach();
       for (int i = 0; i < helpers; ++i) waiting_.push_back(&job);
+      waiting_count_ = waiting_.size();
     }
     wake_.notify_all();
     std::exception_ptr error = job.work();
     std::unique_lock lock(mutex_);
     waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), &job), waiting_.end());   // whoever did not come is not needed
+    waiting_count_ = waiting_.size();
+    lock.unlock();
+    look_for([&] { return job.helpers == 0; });
+    lock.lock();
     done_.wait(lock, [&] { return job.helpers == 0; });
     if (!error) error = job.error;
     if (error) std::rethrow_exception(error);
@@ -56,9 +78,13 @@ class Pool {
   void serve() {
     std::unique_lock lock(mutex_);
     for (;;) {
+      lock.unlock();
+      look_for([&] { return waiting_count_ > 0; });
+      lock.lock();
       wake_.wait(lock, [&] { return !waiting_.empty(); });
       Job& job = *waiting_.front();
       waiting_.pop_front();
+      waiting_count_ = waiting_.size();
       ++job.helpers;
       lock.unlock();
       const std::exception_ptr error = job.work();
@@ -71,6 +97,7 @@ class Pool {
   std::mutex mutex_;
   std::condition_variable wake_, done_;
   std::deque<Job*> waiting_;
+  std::atomic<size_t> waiting_count_{0};   // its size, to be seen without the mutex
   int workers_ = 0;
 };
 

@@ -122,7 +122,8 @@ class CpuPlan(GeneratorPlan):
         config = self.config = weights.config
         together, rows = _stages(weights, n)
         self._workspace = torch.empty(_workspace(weights, n, together, rows), dtype=torch.uint8)
-        self._images = torch.empty(n, config.resolution, config.resolution, 3, dtype=dtype)
+        self._dtype = dtype
+        self._images = self._fresh()
 
         # Padding is zero for good.
         inputs = weights.first, weights.steer
@@ -154,14 +155,21 @@ class CpuPlan(GeneratorPlan):
             part = x[some]
             for i, buffers in enumerate(late, start=together):
                 part = self._block(i, part, steer[some], [b[: len(part)] for b in buffers])
-            self._tail(part, self._images[some])
+            self._tail(part, some)
 
     def __call__(self, z: Tensor, h: Tensor, y: Tensor | None) -> Tensor:
         """Images ``[n, 3, r, r]`` in channels-last memory; arguments as the generator checks them."""
         self.put(z, h, y)
-        for step in self.steps:
-            step.run()
-        return self._images.permute(0, 3, 1, 2).clone(memory_format=torch.channels_last)
+        # Written where they stay: a copy would be torch's, whose threads then spin for milliseconds where ours have work. The plan's
+        # own images are put back for `describe()`, which must not write into what was handed out.
+        own, images = self._images, self._fresh()
+        self._images = images
+        try:
+            for step in self.steps:
+                step.run()
+        finally:
+            self._images = own
+        return images.permute(0, 3, 1, 2)
 
     def put(self, z: Tensor, h: Tensor, y: Tensor | None) -> None:
         config, embedding = self._weights.config, self._weights.embedding
@@ -237,12 +245,16 @@ class CpuPlan(GeneratorPlan):
             traffic = x.numel() * (x.element_size() + out.element_size())
             self.steps.append(Step(name, "copy", lambda: out.copy_(x), traffic=traffic))
 
-    def _tail(self, x: Tensor, out: Tensor) -> None:
+    def _fresh(self) -> Tensor:
+        return torch.empty(self.n, self.config.resolution, self.config.resolution, 3, dtype=self._dtype, device="cpu")
+
+    def _tail(self, x: Tensor, some: slice) -> None:
         weights, channels = self._weights, self._weights.config.out_channels[-1]
         parts = (x[..., :channels], weights.last_scale, weights.last_shift, weights.last, weights.last_bias)
+        out = self._images[some]
         count = out.numel() * 9 * channels
         traffic = x.numel() * x.element_size() + out.numel() * out.element_size()
-        self.steps.append(Step("tail", "3x3", lambda: ops.tail(*parts, out=out), count, count, traffic))
+        self.steps.append(Step("tail", "3x3", lambda: ops.tail(*parts, out=self._images[some]), count, count, traffic))
 
 
 def convolution_step(
@@ -253,24 +265,29 @@ def convolution_step(
     high, across = layer.output_size(height, width)
     pixels = n * high * across
     taps = 9 if layer.doubled else layer.r**2  # of the published form
-    # Multiplications of the transformed tiles; a tile at the border counts whole.
+    # Multiplications of the transformed tiles; a tile at the border counts whole. By taps: of every pixel of x, before the doubling.
     side = layer.tile + layer.r - 1
-    done, phases = ((height + 1, width + 1), 4) if layer.doubled else ((high, across), 1)
-    tiles = n * math.prod(-(-size // layer.tile) for size in done)
+    if layer.doubled and layer.tile == 1:
+        products = 9 * n * height * width
+    else:
+        done, phases = ((height + 1, width + 1), 4) if layer.doubled else ((high, across), 1)
+        products = n * math.prod(-(-size // layer.tile) for size in done) * side**2 * phases
     return Step(
         name,
         _form(layer),
         layer.bind(x, out, workspace, **options),
-        tiles * side**2 * phases * layer.inputs * layer.outputs,
+        products * layer.inputs * layer.outputs,
         pixels * taps * layer.inputs * layer.outputs,
         (x.numel() + out.numel() + layer.numel) * x.element_size(),
-        key(layer.r, layer.inputs, phases * layer.outputs, height)
+        key(layer.r, layer.inputs, (4 if layer.doubled else 1) * layer.outputs, height)
         if layer.r in (2, 3) and layer.stride == 1 and not layer.unpadded
         else "",
     )
 
 
 def _form(layer: PackedConvolution) -> str:
+    if layer.doubled and layer.tile == 1:
+        return "3x3 by taps, doubled"
     kind = "linear" if layer.r == 1 else f"F({layer.tile}, {layer.r})" if layer.tile > 1 else f"{layer.r}x{layer.r}"
     if layer.stride > 1:
         kind += f", stride {layer.stride}"

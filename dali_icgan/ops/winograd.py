@@ -75,7 +75,9 @@ class PackedConvolution:
         dtype: float32, float64 or bfloat16, of everything that the convolution reads and writes; but beside bfloat16 scale, shift and
             bias are float32.
         instructions: of ``ops.instruction_sets(dtype)``; None is the first of them. "generic" computes bfloat16 on any processor, slowly.
-        doubled: see above; computed as :func:`upsampled_weight`.
+        doubled: see above; computed as :func:`upsampled_weight`, or with tile 1 every pixel of x times each of the nine taps, the products
+            then added where they belong: on maps up to 16 pixels wide that multiplies as little as F(5, 2), and its weights are a
+            sixteenth.
         stride: from a pixel of out to the next, in pixels of x; 1 if doubled.
         padding: zeros around x, in pixels; None is r // 2, and all that doubled takes.
         unpadded: x has its channels without padding: for few of them, whose padding would cost more than the rest.
@@ -284,13 +286,15 @@ def _packed(
     """``[planes][panels][taps * padded in / factors][panel][factors]`` as one row; the last panel is as narrow as what is left."""
     weight = weight.double()
     phases = 1
-    if doubled:
+    if doubled and tile > 1:
         weight, phases = upsampled_weight(weight), 4
     outputs, inputs, r, _ = weight.shape
     weight = weight.unflatten(0, (phases, outputs // phases))
     more = 0 if unpadded else -inputs % width
     weight = F.pad(weight, (0, 0, 0, 0, 0, more, 0, -(outputs // phases) % width)).flatten(0, 1)
-    if tile == 1:
+    if doubled and tile == 1:
+        planes = list(weight.flatten(2).permute(2, 1, 0))
+    elif tile == 1:
         plane = weight.permute(2, 3, 1, 0).flatten(0, 2)
         planes = [F.pad(plane, (0, 0, 0, -len(plane) % width))]
     else:

@@ -6,11 +6,14 @@
 //             r = 3  m = 1, 2, 4      r = 2  m = 1, 3, 5      any other  m = 1      m > 1: stride 1
 //   doubled (r = 2)  nearest upsampling and a 3x3 convolution behind it, as one 2x2 convolution with outputs (p, q, o):
 //           conv[2 i + p, 2 j + q, o] = z[i + p, j + q, (p, q, o)], a map of [2 h, 2 w]; z is never stored; padding 1
+//           m = 1 does not compute z: by taps, each pixel of x times each of the nine weights w,
+//           conv[y, x, o] = sum over a, b < 3 of  (sum over c of first(x)[(y + a - 1) / 2, (x + b - 1) / 2, c] * w[o, c, a, b])
 //   last    relu, or nothing
 //
 // An m x m tile of z is  A^T [ sum over c of (G weight[o, c] G^T) * (B^T tile B) ] A  with an input tile of a = m + r - 1 a side: a * a
-// products instead of m * m * r * r. m = 1 is the plain sum over taps and channels: where there is a stride, and for maps so small that the
-// weights' traffic counts.
+// products instead of m * m * r * r. m = 1 is the plain sum over taps and channels, where there is a stride. By taps a doubled map takes 9
+// products a pixel of x and no more at its borders, where tiles hang over: up to 16 x 16 that is as little as F(5, 2) takes, with a sixteenth
+// of its weights to come from memory.
 // The transforms are in winograd_math.h; weights come transformed and packed (dali_icgan/ops/winograd.py).
 //
 // For the CPU only, where libraries convolve directly, near the processor's peak: there only fewer operations help. On CUDA this place

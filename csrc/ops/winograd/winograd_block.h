@@ -27,12 +27,12 @@ template <class V> using Factors = typename FactorsOf<V>::Type;
 template <class V> using Given = typename Factors<V>::Given;
 template <class V> Given<V>* inputs_of(const Work<Element<V>>& work) { return static_cast<Given<V>*>(work.inputs); }
 
-// R rows of tiles times C vectors of outputs over `depth` channels (a multiple of the width), added to m if `more`.
-//   a: [depth / width][block][width], first row    b: [depth / factors][C * width][factors]    m: [C][block][width], first row
+// R rows times C vectors of outputs over `depth` channels (a multiple of the width), added to m if `more`.
+//   a: [depth / width][apart][width], first row    b: [depth / factors][C * width][factors]    m: [C][apart][width], first row
 // next, next + other: weights of later use, fetched into the second-level cache on the way. From memory, where large layers have theirs,
 // the first row alone would have to wait for b; this hides it behind the arithmetic (1.3 to 1.9 times as fast).
 template <class V, int R, int C>
-void multiply(const Given<V>* __restrict a, const Element<V>* __restrict b, Number<V>* __restrict m, int64_t depth, int64_t block,
+void multiply(const Given<V>* __restrict a, const Element<V>* __restrict b, Number<V>* __restrict m, int64_t depth, int64_t apart,
               bool more, const Element<V>* next, int64_t other) {
   using Taken = Factors<V>;
   constexpr int W = V::kWidth, N = Taken::kNumbers;
@@ -41,7 +41,7 @@ void multiply(const Given<V>* __restrict a, const Element<V>* __restrict b, Numb
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) sum[r][c] = V::all(0);
-  for (int64_t k = 0; k < depth; k += W, a += (block - 1) * W) {
+  for (int64_t k = 0; k < depth; k += W, a += (apart - 1) * W) {
     for (int i = 0; i < W; i += N, a += N, b += C * W * N, next += C * W * N) {
       __builtin_prefetch(next, 0, 2);
       __builtin_prefetch(next + other, 0, 2);
@@ -60,17 +60,17 @@ void multiply(const Given<V>* __restrict a, const Element<V>* __restrict b, Numb
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
-      Number<V>* to = m + (c * block + r) * W;
+      Number<V>* to = m + (c * apart + r) * W;
       (more ? V::load(to) + sum[r][c] : sum[r][c]).store(to);
     }
 }
 
 // All rows of a block, in nearly equal passes. A row's sum is the same chain whatever pass it falls into.
 template <class V, int Rows, int C>
-void multiply_rows(const Given<V>* a, const Element<V>* b, Number<V>* m, int64_t depth, int64_t block, int64_t tiles, bool more,
+void multiply_rows(const Given<V>* a, const Element<V>* b, Number<V>* m, int64_t depth, int64_t apart, int64_t count, bool more,
                    const Element<V>* next) {
   constexpr int W = V::kWidth, N = Factors<V>::kNumbers;
-  const int64_t passes = (tiles + Rows - 1) / Rows, least = tiles / passes, larger = tiles % passes;
+  const int64_t passes = (count + Rows - 1) / Rows, least = count / passes, larger = count % passes;
   for (int64_t pass = 0, row = 0; pass < passes; ++pass) {
     const int64_t rows = least + (pass < larger);
     const Given<V>* from = a + row * W;
@@ -81,7 +81,7 @@ void multiply_rows(const Given<V>* a, const Element<V>* b, Number<V>* m, int64_t
     switch (rows) {
 #define DI_ROWS(R) \
   case R:          \
-    if constexpr (R <= Rows) multiply<V, R, C>(from, b, to, depth, block, more, fetch, other); \
+    if constexpr (R <= Rows) multiply<V, R, C>(from, b, to, depth, apart, more, fetch, other); \
     break;
       DI_ROWS(1) DI_ROWS(2) DI_ROWS(3) DI_ROWS(4) DI_ROWS(5) DI_ROWS(6)
       DI_ROWS(7) DI_ROWS(8) DI_ROWS(9) DI_ROWS(10) DI_ROWS(11) DI_ROWS(12)
@@ -104,16 +104,16 @@ template <class V, int Rows, int Panel> void multiply_planes(const Work<Element<
   for (int64_t plane = 0; plane < plan.planes; ++plane)
     for (int64_t begin = 0; begin < plan.depth; begin += kDepth) {
       const int64_t depth = plan.depth - begin < kDepth ? plan.depth - begin : kDepth;
-      const Given<V>* a = inputs_of<V>(work) + plane * plan.input_plane + begin * plan.block;
+      const Given<V>* a = inputs_of<V>(work) + plane * plan.input_plane + begin * plan.rows;
       for (int64_t column = first; column < last; column += Panel) {
-        Number<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.block * W;
+        Number<V>* m = work.outputs + plane * plan.output_plane + (column - first) * plan.rows * W;
         const Element<V>* b = weights(plane, column, begin);
         const Element<V>* next = column + Panel < last         ? weights(plane, column + Panel, begin)
                                  : begin + depth < plan.depth ? weights(plane, first, begin + depth)
                                                               : weights(plane + 1, first, 0);
         static_assert(Panel == 2);
-        if (wide(column) == 2) multiply_rows<V, Rows, 2>(a, b, m, depth, plan.block, work.tiles, begin > 0, next);
-        else multiply_rows<V, Rows, 1>(a, b, m, depth, plan.block, work.tiles, begin > 0, next);
+        if (wide(column) == 2) multiply_rows<V, Rows, 2>(a, b, m, depth, plan.rows, work.tiles * plan.tile_rows, begin > 0, next);
+        else multiply_rows<V, Rows, 1>(a, b, m, depth, plan.rows, work.tiles * plan.tile_rows, begin > 0, next);
       }
     }
 }
@@ -150,11 +150,11 @@ template <class V, bool Scaled> void gather_taps(const Work<Element<V>>& work) {
     for (int i = 0; i < params.r; ++i)
       for (int j = 0; j < params.r; ++j) {
         if (y + i < 0 || y + i >= params.height || x + j < 0 || x + j >= params.width) {
-          for (int64_t c = 0; c < inputs; c += W, to += plan.block * W) V::all(0).store(to);
+          for (int64_t c = 0; c < inputs; c += W, to += plan.rows * W) V::all(0).store(to);
           continue;
         }
         const T* from = sample + ((y + i) * params.width + x + j) * inputs;
-        for (int64_t c = 0; c < inputs; c += W, to += plan.block * W) {
+        for (int64_t c = 0; c < inputs; c += W, to += plan.rows * W) {
           const V v = V::load(from + c);
           (Scaled ? V::relu(V::plus_product(V::load(scale + c), v, V::load(shift + c))) : v).store(to);
         }
@@ -162,7 +162,26 @@ template <class V, bool Scaled> void gather_taps(const Work<Element<V>>& work) {
   }
 }
 
-// The same of unpadded channels: a row of taps is one run of x.
+// By taps: every pixel once, for all taps.
+template <class V, bool Scaled> void gather_pixels(const Work<Element<V>>& work) {
+  constexpr int W = V::kWidth;
+  const Plan& plan = work.plan;
+  const int64_t inputs = work.params.inputs;
+  const Element<V>* from = work.tensors.x + work.first_tile * plan.tile_rows * inputs;
+  for (int64_t t = 0; t < work.tiles; ++t) {
+    const Number<V>* scale = work.tensors.scale + (work.first_tile + t) * work.params.scale_stride;
+    const Number<V>* shift = work.tensors.shift + (work.first_tile + t) * work.params.shift_stride;
+    for (int64_t pixel = 0; pixel < plan.tile_rows; ++pixel, from += inputs) {
+      Given<V>* to = inputs_of<V>(work) + (t * plan.tile_rows + pixel) * W;
+      for (int64_t c = 0; c < inputs; c += W, to += plan.rows * W) {
+        const V v = V::load(from + c);
+        (Scaled ? V::relu(V::plus_product(V::load(scale + c), v, V::load(shift + c))) : v).store(to);
+      }
+    }
+  }
+}
+
+// The taps of every pixel of unpadded channels: a row of taps is one run of x.
 template <class V> void gather_unpadded(const Work<Element<V>>& work) {
   using T = Element<V>;
   constexpr int W = V::kWidth;
@@ -180,7 +199,7 @@ template <class V> void gather_unpadded(const Work<Element<V>>& work) {
       if (y + i >= 0 && y + i < params.height)
         for (int64_t k = begin; k < end; ++k) row[k] = from[k];
     Given<V>* to = inputs_of<V>(work) + t * W;
-    for (int64_t k = 0; k < plan.depth; k += W, to += plan.block * W) V::load(work.row + k).store(to);
+    for (int64_t k = 0; k < plan.depth; k += W, to += plan.rows * W) V::load(work.row + k).store(to);
   }
 }
 
@@ -195,7 +214,7 @@ void transform_input_tile(const Work<Element<V>>& work, int64_t t, int64_t n, in
   const Number<V>* shift = work.tensors.shift + n * work.params.shift_stride;
   const T* from = work.tensors.x + ((n * height + y) * width + x) * inputs;
   Given<V>* to = inputs_of<V>(work) + t * W;
-  for (int64_t c = 0; c < inputs; c += W, from += W, to += plan.block * W) {
+  for (int64_t c = 0; c < inputs; c += W, from += W, to += plan.rows * W) {
     const V times = Scaled ? V::load(scale + c) : V::all(0), plus = Scaled ? V::load(shift + c) : V::all(0);
     V d[A][A];
     const T* row = from;
@@ -235,16 +254,54 @@ template <class V, int M, int R, bool Scaled> void transform_inputs(const Work<E
   }
 }
 
+// All that comes behind the convolution at channels [c, c + width) of one pixel of out, and the store.
+template <class V> struct Finish {
+  const Work<Element<V>>& work;
+  const int64_t height = work.params.doubled ? 2 * work.params.height : work.plan.out_height;
+  const int64_t width = work.params.doubled ? 2 * work.params.width : work.plan.out_width;
+
+  inline __attribute__((always_inline)) void operator()(V v, int64_t n, int64_t y, int64_t x, int64_t c) const {
+    const WinogradTensors<Element<V>>& tensors = work.tensors;
+    const int64_t outputs = work.params.outputs;
+    if (tensors.bias) v = v + V::load(tensors.bias + c);
+    if (tensors.shortcut)
+      v = v + V::load(tensors.shortcut + ((n * (height / 2) + y / 2) * (width / 2) + x / 2) * outputs + c);
+    const int64_t at = ((n * height + y) * width + x) * outputs + c;
+    if (tensors.residual) v = v + V::load(tensors.residual + at);
+    if (work.params.relu) v = V::relu(v);
+    v.store(tensors.out + at);
+  }
+};
+
+// By taps: a pixel of out is the sum of nine products, each of the pixel that its tap falls on.
+template <class V> void sum_taps(const Work<Element<V>>& work, int64_t first, int64_t last) {
+  constexpr int W = V::kWidth;
+  const Plan& plan = work.plan;
+  const int64_t height = work.params.height, width = work.params.width;
+  const Finish<V> finish{work};
+  for (int64_t t = 0; t < work.tiles; ++t)
+    for (int64_t column = first; column < last; ++column) {
+      const Number<V>* from = work.outputs + ((column - first) * plan.rows + t * plan.tile_rows) * W;
+      for (int64_t y = 0; y < 2 * height; ++y)
+        for (int64_t x = 0; x < 2 * width; ++x) {
+          V v = V::all(0);
+          for (int i = 0; i < 3; ++i)
+            for (int j = 0; j < 3; ++j) {
+              const int64_t up_y = y + i - 1, up_x = x + j - 1;   // of the map behind the upsampling
+              if (up_y >= 0 && up_y < 2 * height && up_x >= 0 && up_x < 2 * width)
+                v = v + V::load(from + (3 * i + j) * plan.output_plane + (up_y / 2 * width + up_x / 2) * W);
+            }
+          finish(v, work.first_tile + t, y, x, column * W);
+        }
+    }
+}
+
 // A^T sums A for every tile of the block and the columns [first, last), then all that comes behind the convolution, and the store.
 template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& work, int64_t first, int64_t last) {
-  using T = Element<V>;
   constexpr int W = V::kWidth, A = M + R - 1;
   const Plan& plan = work.plan;
-  const WinogradTensors<T>& tensors = work.tensors;
-  const int64_t outputs = work.params.outputs;
-  const bool doubled = work.params.doubled, relu = work.params.relu;
-  const int64_t height = doubled ? 2 * work.params.height : plan.out_height, width = doubled ? 2 * work.params.width : plan.out_width;
-  const int64_t step = doubled ? 2 : 1;
+  const int64_t outputs = work.params.outputs, step = work.params.doubled ? 2 : 1;
+  const Finish<V> finish{work};
   Place<M> place(plan, work.first_tile);
   for (int64_t t = 0; t < work.tiles; ++t, place.step(plan)) {
     const auto [n, z_y, z_x] = place;
@@ -269,21 +326,12 @@ template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& 
       }
       const int64_t phase = column * W / outputs, c = column * W - phase * outputs;   // phase 0 where nothing is doubled
       const int64_t out_y = step * z_y - (phase >> 1), out_x = step * z_x - (phase & 1);
-      const V bias = tensors.bias ? V::load(tensors.bias + c) : V::all(0);
 #pragma GCC unroll 6
       for (int i = 0; i < M; ++i)
 #pragma GCC unroll 6
         for (int j = 0; j < M; ++j) {
           const int64_t y = out_y + step * i, x = out_x + step * j;
-          if (y < 0 || y >= height || x < 0 || x >= width) continue;
-          V v = z[i][j];
-          if (tensors.bias) v = v + bias;
-          if (tensors.shortcut)
-            v = v + V::load(tensors.shortcut + ((n * (height / 2) + y / 2) * (width / 2) + x / 2) * outputs + c);
-          const int64_t at = ((n * height + y) * width + x) * outputs + c;
-          if (tensors.residual) v = v + V::load(tensors.residual + at);
-          if (relu) v = V::relu(v);
-          v.store(tensors.out + at);
+          if (y >= 0 && y < finish.height && x >= 0 && x < finish.width) finish(z[i][j], n, y, x, c);
         }
     }
   }
@@ -291,7 +339,8 @@ template <class V, int M, int R> void transform_outputs(const Work<Element<V>>& 
 
 template <class V, int Rows, int Panel, int M, int R> void run_block(const Work<Element<V>>& work) {
   if constexpr (M == 1) {
-    if (work.params.unpadded) gather_unpadded<V>(work);
+    if (work.plan.by_taps) work.tensors.scale ? gather_pixels<V, true>(work) : gather_pixels<V, false>(work);
+    else if (work.params.unpadded) gather_unpadded<V>(work);
     else if (work.tensors.scale) gather_taps<V, true>(work);
     else gather_taps<V, false>(work);
   } else {
@@ -301,7 +350,8 @@ template <class V, int Rows, int Panel, int M, int R> void run_block(const Work<
   for (int64_t first = work.first_column; first < work.last_column; first += work.plan.group) {
     const int64_t end = first + work.plan.group, last = end < work.last_column ? end : work.last_column;
     multiply_planes<V, Rows, Panel>(work, first, last);
-    transform_outputs<V, M, R>(work, first, last);
+    if (M == 1 && work.plan.by_taps) sum_taps<V>(work, first, last);
+    else transform_outputs<V, M, R>(work, first, last);
   }
 }
 

@@ -24,31 +24,34 @@ constexpr int64_t kLine = 64;            // bytes of a cache line
 constexpr int64_t kBlock = 48;           // tiles: the block's two matrices stay near the second-level cache,
 constexpr int64_t kLargeBlock = 96;      // but large weights come from memory for every block
 constexpr int64_t kLargeWeights = 4 << 20;
+constexpr int64_t kPixels = 128;         // by taps: of whole samples, as many of them as have no more
 constexpr int64_t kGroup = 4;            // panels of outputs between two output transforms
 
 template <class T> Plan plan_of(const WinogradParams& p, const Kernels<T>& kernels) {
   Plan plan{};
   const int64_t side = p.m + p.r - 1, width = kernels.layout.width, panel = kernels.layout.panel;
+  plan.by_taps = p.doubled && p.m == 1;
   plan.out_height = winograd_out_size(p, p.height), plan.out_width = winograd_out_size(p, p.width);
-  plan.tiles_y = divide_up(plan.out_height, p.m), plan.tiles_x = divide_up(plan.out_width, p.m);
-  plan.tiles = p.n * plan.tiles_y * plan.tiles_x;
-  plan.planes = p.m > 1 ? side * side : 1;
-  plan.depth = divide_up((p.m > 1 ? 1 : p.r * p.r) * p.inputs, width) * width;
-  plan.columns = (p.doubled ? 4 : 1) * p.outputs / width;
-  plan.group = std::min(plan.columns, kGroup * panel);
+  plan.tiles_y = plan.by_taps ? 1 : divide_up(plan.out_height, p.m), plan.tiles_x = plan.by_taps ? 1 : divide_up(plan.out_width, p.m);
+  plan.tiles = p.n * plan.tiles_y * plan.tiles_x, plan.tile_rows = plan.by_taps ? p.height * p.width : 1;
+  plan.planes = plan.by_taps ? 9 : p.m > 1 ? side * side : 1;
+  plan.depth = divide_up((p.m > 1 || plan.by_taps ? 1 : p.r * p.r) * p.inputs, width) * width;
+  plan.columns = (p.doubled && !plan.by_taps ? 4 : 1) * p.outputs / width;
   const int64_t weights = sizeof(T) * plan.planes * plan.depth * plan.columns * width;
-  const int64_t most = weights > kLargeWeights ? kLargeBlock : kBlock;
+  const int64_t most = plan.by_taps ? std::max<int64_t>(kPixels / plan.tile_rows, 1) : weights > kLargeWeights ? kLargeBlock : kBlock;
   plan.block = plan.tiles ? divide_up(plan.tiles, divide_up(plan.tiles, most)) : 1;
+  plan.rows = plan.block * plan.tile_rows;
+  plan.group = std::min(plan.columns, (plan.rows > kLargeBlock ? 1 : kGroup) * panel);
   // A line more, so that the planes of one tile do not all meet in one set of the cache.
-  plan.input_plane = plan.block * plan.depth + kLine / kernels.given;
-  plan.output_plane = plan.block * plan.group * width + kLine / sizeof(Wide<T>);
+  plan.input_plane = plan.by_taps ? 0 : plan.rows * plan.depth + kLine / kernels.given;
+  plan.output_plane = plan.rows * plan.group * width + kLine / sizeof(Wide<T>);
   return plan;
 }
 
 int64_t lines(int64_t bytes) { return divide_up(bytes, kLine) * kLine; }
 
 template <class T> int64_t input_bytes(const Plan& plan, const Kernels<T>& kernels) {
-  return lines(plan.planes * plan.input_plane * kernels.given);
+  return lines((plan.by_taps ? plan.rows * plan.depth : plan.planes * plan.input_plane) * kernels.given);
 }
 template <class T> int64_t output_bytes(const Plan& plan) { return lines(plan.planes * plan.output_plane * sizeof(Wide<T>)); }
 

@@ -8,11 +8,13 @@ namespace di::winograd {
 
 // How a convolution is cut: tiles go in blocks of at most `block`, vectors of outputs in groups of at most `group`.
 struct Plan {
+  bool by_taps;                        // doubled and m = 1: a tile is a whole sample
   int64_t out_height, out_width;       // of z
   int64_t tiles_x, tiles_y, tiles;     // of one sample; of all
+  int64_t tile_rows;                   // of the matrices that are multiplied: 1 a tile, by taps one a pixel of x
   int64_t planes, depth;               // matrices multiplied; terms of each one's sums: taps * inputs, unpadded: up to whole vectors
   int64_t columns;                     // vectors of outputs, over all phases
-  int64_t block, group;
+  int64_t block, rows, group;          // rows: of a whole block
   int64_t input_plane, output_plane;   // elements from one plane of the block's matrices to the next
 };
 
@@ -22,8 +24,8 @@ template <class T> struct Work {
   const WinogradParams& params;
   const Plan& plan;
   int64_t first_tile, tiles, first_column, last_column;
-  void* inputs;   // [planes][depth / width][block][width], planes input_plane apart, of what the kernel multiplies
-  Wide<T>* outputs;   // [planes][group][block][width], planes output_plane apart
+  void* inputs;   // [planes][depth / width][rows][width], planes input_plane apart (by taps 0: one for all), of what the kernel multiplies
+  Wide<T>* outputs;   // [planes][group][rows][width], planes output_plane apart
   T* row;       // [depth], of one tile
 };
 
