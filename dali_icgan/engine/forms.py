@@ -117,7 +117,7 @@ def key(r: int, inputs: int, outputs: int, size: int) -> str:
 def rule(r: int, size: int, dtype: torch.dtype = torch.float32) -> int:
     """Large tiles multiply least; on a map hardly larger than one they would compute what nobody reads.
 
-    Behind an upsampling (r = 2) nothing multiplies less than the taps one by one on maps up to 16 pixels wide, and nothing has fewer
+    Behind an upsampling (r = 2) no tile multiplies less than the taps one by one on maps up to 16 pixels wide, and none has as few
     weights. In bfloat16 large tiles round four times as much as a convolution without a transform, so the early blocks, whose errors all
     others carry on, do without: a generator's error was then 0.5 to 1.1 times that of the network as published, run in bfloat16.
     """
