@@ -59,7 +59,8 @@ folded into convolutions. In the lists of layers MB is what a layer must read an
 torch's own matrix product and copy reach on the machine, whichever binds (above 100%: faster than that product, which on some processors is
 far from their peak), "largest" the largest magnitude of the residual stream behind a block on calibration noise. A ratio is the median of
 the rounds' ratios, not the quotient of the medians. The machines are shared: compare within a row, whose windows alternate, not rates
-between rows. A loader calls a generator with its microbatch, on a CPU 32 rows up to 64 px and 4 above.""",
+between rows. A processor that was not at hand again keeps the runs of an earlier commit, which is named. A loader calls a generator with
+its microbatch, on a CPU 32 rows up to 64 px and 4 above.""",
 )
 EXTRACTOR = Model(
     "extractor",
