@@ -63,6 +63,8 @@ def ref(name: str, tensor: torch.Tensor) -> Any:
     }
     if tensor.dtype not in dtypes:
         raise TypeError(f"{name} must be one of {', '.join(map(str, dtypes))}, got {tensor.dtype}")
+    if not (tensor.is_cpu or tensor.is_cuda):  # a meta tensor's address is nobody's
+        raise ValueError(f"{name} must be on a CPU or a CUDA device, got {tensor.device}")
     if tensor.is_cuda and _installed.cuda != "built":
         raise DeviceError(f"{name} is on {tensor.device}, but this build has no CUDA code: {build_info()}")
     device = tensor.device.index if tensor.is_cuda else (0 if _emulating else -1)

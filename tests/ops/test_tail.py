@@ -250,3 +250,10 @@ def test_float64_stays_float64_and_is_the_cpus_alone(on_emulated_cuda):
         tail(**given, dtype=torch.float32)
     with on_emulated_cuda(), pytest.raises(ValueError, match="conv must be float32, float16 or bfloat16, got float64"):
         tail(**given)
+
+
+def test_a_meta_tensor_is_refused():
+    c = 8
+    parts = torch.zeros(1, 4, 4, c), torch.ones(c), torch.ones(c), torch.zeros(3, c, 3, 3), torch.zeros(3)
+    with pytest.raises(ValueError, match=r"out must be on a CPU or a CUDA device, got meta"):
+        tail(*parts, out=torch.empty(1, 4, 4, 3, device="meta"))
