@@ -3,6 +3,7 @@
 DALI_ICGAN_CUDA: 1 demands nvcc, 0 forbids it, "emulate" compiles the kernels as C++ that runs them on the CPU (for tests; the
 result goes to build/emulate and never replaces the installed module).
 DALI_ICGAN_CUDA_ARCHS: "80;90" by default; the last one is also kept as PTX.
+CXX and LDFLAGS are heeded as usual; `python -m release` makes wheels for older systems by LDFLAGS alone (docs/cluster.md).
 DALI_ICGAN_SANITIZE=1 adds AddressSanitizer and UBSan (with emulate; the result goes to build/sanitize).
 """
 
@@ -18,6 +19,7 @@ import ninja
 import pybind11
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.sdist import sdist
 
 ROOT = Path(__file__).parent.resolve()
 # No contraction: both sides round where the source says so. -ffp-contract and --fmad are the same promise.
@@ -49,6 +51,22 @@ def first_line(*command: str, last: bool = False) -> str:
     return lines[-1 if last else 0] if lines else ""
 
 
+def commit() -> str:
+    """Of the source: as it was written into an sdist, or as git tells; "" if neither is there."""
+    written = ROOT / "COMMIT"
+    if written.exists():
+        return written.read_text().strip()
+    described = ("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*")
+    return first_line(*described) if (ROOT / ".git").exists() else ""
+
+
+def cuda_libraries(nvcc: str) -> str:
+    """Where nvcc links from, and what: the runtime becomes a part of the module and looks for the driver when it is first used."""
+    plan = subprocess.run([nvcc, "--dryrun", "-shared", "x.o"], capture_output=True, text=True, check=True).stderr
+    folders = next(line.partition("LIBRARIES=")[2] for line in plan.splitlines() if "LIBRARIES=" in line)
+    return f"{folders} -lcudart_static -ldl -lrt"
+
+
 def rule(source: Path) -> str:
     return "cuda" if source.suffix == ".cu" else "bind" if source.parent.name == "python" else "cxx"
 
@@ -56,6 +74,14 @@ def rule(source: Path) -> str:
 def write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         path.write_text(text)
+
+
+class SourceArchive(sdist):
+    """An sdist, which knows the commit that it was made from."""
+
+    def make_release_tree(self, base_dir: str, files: list[str]) -> None:
+        super().make_release_tree(base_dir, files)
+        (Path(base_dir) / "COMMIT").write_text(commit() + "\n")
 
 
 class NinjaBuild(build_ext):
@@ -78,53 +104,54 @@ class NinjaBuild(build_ext):
             scratch.replace(target)
 
     def compile(self, build: Path, nvcc: str | None, cxx: str) -> Path:
-        target = build / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-        includes = f"-I{ROOT}/csrc -I{build} -I{pybind11.get_include()} -I{sysconfig.get_paths()['include']}"
+        target = f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
+        # Ninja works in the build folder, and paths lead from there: so the result does not depend on where the source lies.
+        root = os.path.relpath(ROOT, build)
+        includes = f"-I{root}/csrc -I. -I{pybind11.get_include()} -I{sysconfig.get_paths()['include']}"
         codes = [f"-gencode arch=compute_{a},code=sm_{a}" for a in ARCHS] + [
             f"-gencode arch=compute_{ARCHS[-1]},code=compute_{ARCHS[-1]}"
         ]
         sources = sorted(ROOT.glob("csrc/**/*.cpp")) + (sorted(ROOT.glob("csrc/**/*.cu")) if nvcc or EMULATE else [])
-        objects = [build / (str(s.relative_to(ROOT)).replace("/", "_") + ".o") for s in sources]
+        objects = [str(s.relative_to(ROOT)).replace("/", "_") + ".o" for s in sources]
         flags = includes + (" -DDI_WITH_CUDA" if nvcc or EMULATE else "") + (" -DDI_EMULATE_CUDA" if EMULATE else "")
         # -O3 with sanitizers makes the compiler itself take minutes.
         optimise = SANITIZE_FLAGS if SANITIZE else " -O3"
-        architectures = " ".join([f"sm_{a}" for a in ARCHS] + [f"compute_{ARCHS[-1]}"]) if nvcc else ""
+        architectures = " ".join([f"sm_{a}" for a in ARCHS] + [f"compute_{ARCHS[-1]}"]) if nvcc or EMULATE else ""
         write_if_changed(
             build / "build_info_values.h",
             f'#define DI_ARCHITECTURES "{architectures}"\n'
             f'#define DI_COMPILER "{first_line(cxx, "--version")}"\n'
             f'#define DI_CUDA_COMPILER "{first_line(nvcc, "--version", last=True) if nvcc else ""}"\n'
-            f'#define DI_COMMIT "{first_line("git", "rev-parse", "--short=12", "HEAD")}"\n',
+            f'#define DI_COMMIT "{commit()}"\n',
         )
-        exports = build / "exports.map"
-        write_if_changed(exports, "{ global: PyInit__C; local: *; };\n")
-        link = (
-            f"{nvcc} -shared -Xcompiler -pthread -Xlinker --version-script={exports}"
-            if nvcc
-            else f"{cxx} -shared -pthread -Wl,--version-script={exports}{optimise}"
+        write_if_changed(build / "exports.map", "{ global: PyInit__C; local: *; };\n")
+        link = f"{cxx} -shared -pthread -Wl,--version-script=exports.map{optimise}"
+        libraries = f"{os.environ.get('LDFLAGS', '')} {cuda_libraries(nvcc) if nvcc else ''}"
+        emulated = f"{cxx} -x c++ {CXX_FLAGS} -Wno-unknown-pragmas -I{root}/tests/emulation"
+        # Bindings are templates of pybind11: parsed once, and not worth optimising. -Wno-...: lost on the way through a precompiled header.
+        bind = f"{cxx} {CXX_FLAGS} {flags}{optimise} -O1 -Wno-missing-field-initializers -ffile-prefix-map={pybind11.get_include()}=pybind11"
+        # pybind11 keeps its tables per ABI name and shares them among modules; libstdc++ may be a part of ours and not of theirs.
+        write_if_changed(
+            build / "bindings.h",
+            '#define PYBIND11_BUILD_ABI "_dali_icgan"\n#include <pybind11/numpy.h>\n#include <pybind11/stl.h>\n',
         )
-        emulated = f"{cxx} -x c++ {CXX_FLAGS} -Wno-unknown-pragmas -I{ROOT}/tests/emulation"
-        # Bindings are templates of pybind11: parsed once, and not worth optimising.
-        bind = f"{cxx} {CXX_FLAGS} {flags}{optimise} -O1 -Wno-missing-field-initializers"  # the last: lost on the way through a precompiled header
-        header = build / "bindings.h"
-        write_if_changed(header, "#include <pybind11/numpy.h>\n#include <pybind11/stl.h>\n")
         cuda = f"{nvcc} {CUDA_FLAGS} {' '.join(codes)}" if nvcc else emulated
         write_if_changed(
             build / "build.ninja",
             f"rule cxx\n  command = {cxx} {CXX_FLAGS} {flags}{optimise} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
-            f"rule bind\n  command = {bind} -include {header} -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
-            f"rule header\n  command = {bind} -x c++-header $in -o $out\nbuild {header}.gch: header {header}\n"
+            f"rule bind\n  command = {bind} -include bindings.h -MMD -MF $out.d -c $in -o $out\n  depfile = $out.d\n  deps = gcc\n"
+            f"rule header\n  command = {bind} -x c++-header $in -o $out\nbuild bindings.h.gch: header bindings.h\n"
             f"rule cuda\n  command = {cuda} {flags}{optimise} {'-MD' if nvcc else '-MMD'} -MF $out.d -c $in -o $out\n"
             "  depfile = $out.d\n  deps = gcc\n"
-            f"rule link\n  command = {link} $in -o $out\n"
+            f"rule link\n  command = {link} $in -o $out {libraries}\n"
             + "".join(
-                f"build {o}: {rule(s)} {s}{f' | {header}.gch' if rule(s) == 'bind' else ''}\n"
+                f"build {o}: {rule(s)} {root}/{s.relative_to(ROOT)}{' | bindings.h.gch' if rule(s) == 'bind' else ''}\n"
                 for s, o in zip(sources, objects, strict=True)
             )
-            + f"build {target}: link {' '.join(map(str, objects))}\n",
+            + f"build {target}: link {' '.join(objects)}\n",
         )
         subprocess.run([Path(ninja.BIN_DIR) / "ninja", "-C", build, "--quiet"], check=True)
-        return target
+        return build / target
 
 
-setup(ext_modules=[Extension("dali_icgan._C", [])], cmdclass={"build_ext": NinjaBuild})
+setup(ext_modules=[Extension("dali_icgan._C", [])], cmdclass={"build_ext": NinjaBuild, "sdist": SourceArchive})
