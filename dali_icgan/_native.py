@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -48,6 +48,12 @@ def build_info() -> dict[str, Any]:
         "cuda_compiler": _installed.cuda_compiler,
         "commit": _installed.commit,
     }
+
+
+def device_fault(capability: str, architectures: Iterable[str]) -> str | None:
+    """Why a GPU of compute capability "7.5" runs none of the code for ``architectures`` (as in :func:`build_info`); None if it does."""
+    major, minor = capability.split(".")
+    return _installed.device_fault(int(major), int(minor), " ".join(architectures)) or None
 
 
 def ref(name: str, tensor: torch.Tensor) -> Any:

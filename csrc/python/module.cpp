@@ -1,4 +1,6 @@
+#include "core/architectures.h"
 #include "core/build_info.h"
+#include "core/device_guard.h"
 #include "registry.h"
 #include "tensor_ref.h"
 
@@ -25,6 +27,14 @@ PYBIND11_MODULE(_C, module) {
 #else
   module.attr("cuda") = "absent";
 #endif
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      std::rethrow_exception(error);
+    } catch (const di::DeviceError& fault) {
+      py::set_error(py::module_::import("dali_icgan.errors").attr("DeviceError"), fault.what());
+    }
+  });
+  module.def("device_fault", &di::device_fault, py::arg("major"), py::arg("minor"), py::arg("architectures"));
   module.attr("architectures") = di::kArchitectures;
   module.attr("compiler") = di::kCompiler;
   module.attr("cuda_compiler") = di::kCudaCompiler;

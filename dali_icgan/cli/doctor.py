@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dali_icgan import build_info
+from dali_icgan._native import device_fault
 from dali_icgan.augment.plan import RowKeys, Stream
 from dali_icgan.cli.facts import checkpoint_facts, grid
 from dali_icgan.data import ImageDecoder
@@ -158,29 +159,13 @@ def gpu_faults(gpus: list[tuple[str, str, str]] | None, driver: str | None, info
         )
     architectures = [str(each) for each in info["architectures"]]  # type: ignore[attr-defined]
     for name, _, capability in gpus or ():
-        if not runs_on(capability, architectures):
-            faults.append(
-                f"{name} has compute capability {capability}, which none of this build's architectures ({' '.join(architectures)}) "
-                "runs on: build again with DALI_ICGAN_CUDA_ARCHS naming it."
-            )
+        if fault := device_fault(capability, architectures):
+            faults.append(f"{name}: {fault}: build again with DALI_ICGAN_CUDA_ARCHS naming it.")
     if not faults and not torch.cuda.is_available():
         faults.append(
             f"torch {torch.__version__} sees no CUDA device: it is a build without CUDA, or the device is hidden."
         )
     return faults
-
-
-def runs_on(capability: str, architectures: Sequence[str]) -> bool:
-    """Whether code for these architectures runs on a GPU: machine code within its major version, PTX on any later one."""
-    major, minor = _numbers(capability)[:2]
-    for architecture in architectures:
-        found = re.fullmatch(r"(sm|compute)_(\d+)(\d)[af]?", architecture)
-        if found is None:
-            continue
-        theirs = int(found[2]), int(found[3])
-        if theirs <= (major, minor) and (found[1] == "compute" or theirs[0] == major):
-            return True
-    return False
 
 
 def _cuda_version(compiler: str) -> str:

@@ -36,11 +36,26 @@ inline dim3 threadIdx, blockIdx, blockDim, gridDim;
 
 using cudaError_t = int;
 constexpr cudaError_t cudaSuccess = 0;
-constexpr int cudaDevAttrMultiProcessorCount = 0;
+constexpr cudaError_t cudaErrorInsufficientDriver = 35;
+constexpr int cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76;
+#define CUDART_VERSION 13000
+// DI_EMULATE_DRIVER: the CUDA version of the driver, 13000 by default; DI_EMULATE_CAPABILITY: of the GPU, 90 by default.
+inline int emulated_number(const char* name, int otherwise) {
+  const char* wish = std::getenv(name);
+  return wish ? std::atoi(wish) : otherwise;
+}
+inline cudaError_t cudaDriverGetVersion(int* version) { *version = emulated_number("DI_EMULATE_DRIVER", 13000); return cudaSuccess; }
 struct uint4 { unsigned x, y, z, w; };
-inline cudaError_t cudaGetDevice(int* device) { *device = 0; return cudaSuccess; }
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return emulated_number("DI_EMULATE_DRIVER", 13000) < CUDART_VERSION / 1000 * 1000 ? cudaErrorInsufficientDriver : cudaSuccess;
+}
 inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaDeviceGetAttribute(int* value, int, int) { *value = 2; return cudaSuccess; }
+inline cudaError_t cudaDeviceGetAttribute(int* value, int attribute, int) {
+  const int capability = emulated_number("DI_EMULATE_CAPABILITY", 90);
+  *value = attribute == cudaDevAttrMultiProcessorCount ? 2 : attribute == cudaDevAttrComputeCapabilityMajor ? capability / 10 : capability % 10;
+  return cudaSuccess;
+}
 inline const char* cudaGetErrorString(cudaError_t) { return "no error"; }
 
 namespace di::emulation {
