@@ -48,3 +48,11 @@ format: .venv/installed
 
 clean:
 	rm -rf build dali_icgan/_C*.so
+
+# The wheel for cluster nodes, and it with all that it needs (docs/cluster.md). RELEASE=--record notes what was seen.
+.PHONY: wheels wheelhouse
+wheels: .venv/installed
+	$(PY) -m release wheel $(RELEASE)
+
+wheelhouse: .venv/installed
+	$(PY) -m release wheelhouse --extras $(or $(EXTRAS),cu13) $(addprefix --keep ,$(KEEP)) $(RELEASE)

@@ -35,7 +35,9 @@ def wheel(cuda: Cuda = None, record_it: Record = False) -> None:
     programs = _programs(cuda)
     built = build_wheel(build_sdist(DIST), DIST, programs)
     facts = examine(built, programs)
-    print(f"{built.relative_to(ROOT)}: {facts['bytes'] / 1e6:.1f} MB, glibc {facts['glibc']}, {', '.join(facts['gpu_code'])}")
+    print(
+        f"{built.relative_to(ROOT)}: {facts['bytes'] / 1e6:.1f} MB, glibc {facts['glibc']}, {', '.join(facts['gpu_code'])}"
+    )
     if record_it:
         record.note("wheel", facts | identity(built) | _made())
 
@@ -74,7 +76,9 @@ def try_wheel(
 
 
 @app.command()
-def page(check: Annotated[bool, typer.Option(help="write nothing, fail if the page is not the records'")] = False) -> None:
+def page(
+    check: Annotated[bool, typer.Option(help="write nothing, fail if the page is not the records'")] = False,
+) -> None:
     """Write the table of docs/cluster.md."""
     text = record.page()
     if not check:
@@ -109,7 +113,11 @@ def _made() -> dict[str, str]:
     values = (BUILD / "source" / "build" / "cuda" / "build_info_values.h").read_text()
     said = dict(re.findall(r'#define DI_(\w+) "(.*)"', values))
     found = re.search(r"cuda_(\d+\.\d+)", said["CUDA_COMPILER"])
-    return {"compiler": said["COMPILER"], "cuda": found[1] if found else said["CUDA_COMPILER"], "commit": said["COMMIT"]}
+    return {
+        "compiler": said["COMPILER"],
+        "cuda": found[1] if found else said["CUDA_COMPILER"],
+        "commit": said["COMMIT"],
+    }
 
 
 def _programs(cuda: Path | None) -> Path:

@@ -55,7 +55,9 @@ def faults(facts: dict[str, Any], floor: tuple[int, int]) -> list[str]:
     if version_numbers(facts["glibc"]) > floor:
         found.append(f"the module must run on glibc {floor[0]}.{floor[1]}, it asks for {facts['glibc']}")
     if facts["unversioned"]:
-        found.append(f"glibc {floor[0]}.{floor[1]} does not have {', '.join(facts['unversioned'])}: release/newer_glibc.c is the place")
+        found.append(
+            f"glibc {floor[0]}.{floor[1]} does not have {', '.join(facts['unversioned'])}: release/newer_glibc.c is the place"
+        )
     if facts["exports"] != ["PyInit__C"]:
         found.append(f"the module must export PyInit__C alone, got {', '.join(facts['exports'])}")
     tags = [re.fullmatch(r"manylinux_(\d+)_(\d+)_x86_64", tag) for tag in facts["tag"].split(".")]

@@ -61,7 +61,9 @@ class Library:
 
     def highest(self, family: str) -> tuple[int, ...]:
         """The highest version of a family ("GLIBC") that is asked for; () if none is."""
-        return max((version_numbers(each.version) for each in self.asked if each.version.startswith(f"{family}_")), default=())
+        return max(
+            (version_numbers(each.version) for each in self.asked if each.version.startswith(f"{family}_")), default=()
+        )
 
 
 def _versions(elf: ELFFile) -> dict[int, tuple[str, str]]:

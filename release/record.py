@@ -38,7 +38,10 @@ def table(found: dict[str, list[dict[str, Any]]]) -> str:
     build = f"{wheel['compiler']}; CUDA {wheel['cuda']}; commit {wheel['commit']}"
     rows = [
         ("wheel", f"`{wheel['wheel']}`"),
-        ("size", f"{_mb(wheel['bytes'])} MB; its module {_mb(module)} MB, the embedded model {_mb(wheel['model_bytes'])} MB"),
+        (
+            "size",
+            f"{_mb(wheel['bytes'])} MB; its module {_mb(module)} MB, the embedded model {_mb(wheel['model_bytes'])} MB",
+        ),
         ("code", f"CPU; GPU {', '.join(wheel['gpu_code'])}"),
         ("needs", f"{', '.join(wheel['needs'])}; the newest symbol is of glibc {wheel['glibc']}"),
         ("exports", ", ".join(wheel["exports"])),
@@ -72,7 +75,10 @@ def page(path: Path = PAGE, results: Path = RESULTS) -> str:
     """The page's text with the table as the records have it now."""
     text = path.read_text()
     written, count = re.subn(
-        r"(<!-- wheels -->\n).*?(\n<!-- /wheels -->)", lambda found: f"{found[1]}{table(newest(results))}{found[2]}", text, flags=re.DOTALL
+        r"(<!-- wheels -->\n).*?(\n<!-- /wheels -->)",
+        lambda found: f"{found[1]}{table(newest(results))}{found[2]}",
+        text,
+        flags=re.DOTALL,
     )
     if count != 1:
         raise ValueError(f"{path.name} must hold one <!-- wheels --> ... <!-- /wheels -->, got {count}")

@@ -51,7 +51,14 @@ def main(folder: Path, order: str) -> dict[str, object]:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).resize((96, 80), Image.Resampling.BICUBIC).save(path, quality=90)
     loader = di.DataLoader(
-        folder, batch_size=4, shuffle=True, augment=augment, transform=di.TrainTransform(64), device="cpu", seed=7, return_info=True
+        folder,
+        batch_size=4,
+        shuffle=True,
+        augment=augment,
+        transform=di.TrainTransform(64),
+        device="cpu",
+        seed=7,
+        return_info=True,
     )
     rows = replaced = 0
     for images, labels, info in loader:

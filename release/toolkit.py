@@ -77,7 +77,9 @@ def _copy(source: Path, target: Path) -> None:
 def _unpacked(folder: Path, packages: list[str]) -> Path:
     for package in packages:
         got = folder / "downloads" / package
-        _run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(got), package])
+        _run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(got), package]
+        )
         (wheel,) = got.iterdir()
         _check(package, wheel)
         with zipfile.ZipFile(wheel) as archive:
@@ -88,7 +90,9 @@ def _unpacked(folder: Path, packages: list[str]) -> Path:
 def _from_debian(folder: Path) -> Path:
     """The unpacked compiler package of Debian's stable suite, from this machine's own mirror."""
     if not shutil.which("apt-get"):
-        raise ToolkitError("nvcc 12 comes from a Debian package, and there is no apt-get: name a CUDA 12 toolkit by --cuda")
+        raise ToolkitError(
+            "nvcc 12 comes from a Debian package, and there is no apt-get: name a CUDA 12 toolkit by --cuda"
+        )
     apt = folder / "apt"
     for name in ("lists/partial", "cache/archives/partial"):
         (apt / name).mkdir(parents=True)
@@ -118,7 +122,9 @@ def _mirror() -> str:
         origin, label, address = line.split("|")
         if (origin, label) == ("Debian", "Debian"):
             return address
-    raise ToolkitError("nvcc 12 comes from a Debian package, and apt knows no mirror of Debian: run apt-get update, or name a CUDA 12 toolkit by --cuda")
+    raise ToolkitError(
+        "nvcc 12 comes from a Debian package, and apt knows no mirror of Debian: run apt-get update, or name a CUDA 12 toolkit by --cuda"
+    )
 
 
 def _check(package: str, path: Path) -> None:

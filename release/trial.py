@@ -31,7 +31,18 @@ def try_out(what: str, constraints: Sequence[str] = (), wheelhouse: Path | None 
         (home / "constraints.txt").write_text("\n".join(constraints) + "\n")
         source = ["--no-index", "--find-links", str(wheelhouse.resolve())] if wheelhouse else []
         python = home / "env" / "bin" / "python"
-        pip = [python, "-m", "pip", "install", "-q", "--only-binary=:all:", "-c", home / "constraints.txt", *source, what]
+        pip = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--only-binary=:all:",
+            "-c",
+            home / "constraints.txt",
+            *source,
+            what,
+        ]
         _run(pip, environment, home)
         seen = []
         for order in ("before torch", "after torch"):
@@ -63,7 +74,11 @@ def isolated(programs: Path, offline: bool) -> dict[str, str]:
 
 
 def _run(command: Sequence[str | Path], environment: dict[str, str], cwd: Path) -> str:
-    done = subprocess.run(list(map(str, command)), env=environment, cwd=cwd, capture_output=True, text=True, timeout=3600)
+    done = subprocess.run(
+        list(map(str, command)), env=environment, cwd=cwd, capture_output=True, text=True, timeout=3600
+    )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, command[1:6]))} ... failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+        raise RuntimeError(
+            f"{' '.join(map(str, command[1:6]))} ... failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
     return done.stdout
