@@ -129,7 +129,10 @@ class NinjaBuild(build_ext):
         libraries = f"{os.environ.get('LDFLAGS', '')} {cuda_libraries(nvcc) if nvcc else ''}"
         emulated = f"{cxx} -x c++ {CXX_FLAGS} -Wno-unknown-pragmas -I{root}/tests/emulation"
         # Bindings are templates of pybind11: parsed once, and not worth optimising. -Wno-...: lost on the way through a precompiled header.
-        bind = f"{cxx} {CXX_FLAGS} {flags}{optimise} -O1 -Wno-missing-field-initializers -ffile-prefix-map={pybind11.get_include()}=pybind11"
+        # Asserts in headers name their files: without where those lie on this machine.
+        headers = {"pybind11": pybind11.get_include(), "python": sysconfig.get_paths()["include"]}
+        shown = " ".join(f"-ffile-prefix-map={folder}={name}" for name, folder in headers.items())
+        bind = f"{cxx} {CXX_FLAGS} {flags}{optimise} -O1 -Wno-missing-field-initializers {shown}"
         # pybind11 keeps its tables per ABI name and shares them among modules; libstdc++ may be a part of ours and not of theirs.
         write_if_changed(
             build / "bindings.h",

@@ -5,7 +5,6 @@ generates, a loader reads JPEGs, any row comes again. FOLDER is an empty folder 
 """
 
 import json
-import os
 import platform
 import sys
 from pathlib import Path
@@ -73,7 +72,7 @@ def main(folder: Path, order: str) -> dict[str, object]:
     return {
         "import": order,
         "python": platform.python_version(),
-        "glibc": os.confstr("CS_GNU_LIBC_VERSION").split()[-1],
+        "glibc": platform.libc_ver()[1],
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
         "build": di.build_info(),

@@ -31,7 +31,7 @@ def try_out(what: str, constraints: Sequence[str] = (), wheelhouse: Path | None 
         (home / "constraints.txt").write_text("\n".join(constraints) + "\n")
         source = ["--no-index", "--find-links", str(wheelhouse.resolve())] if wheelhouse else []
         python = home / "env" / "bin" / "python"
-        pip = [
+        pip: list[str | Path] = [
             python,
             "-m",
             "pip",

@@ -1,5 +1,6 @@
 """``dali-icgan doctor``: what there is, and whether it works."""
 
+import ctypes
 import io
 import os
 import platform
@@ -110,7 +111,7 @@ def _machine(gpus: list[tuple[str, str, str]] | None, driver: str | None) -> lis
         lines += [("GPU", f"{gpu}, {memory}, compute capability {capability}") for gpu, memory, capability in gpus]
     else:
         lines += [("GPU", "none: everything runs on the CPU")]
-    lines += [("driver", driver or "none")]
+    lines += [("driver", _driver(driver, find_driver_cuda(), build_info()))]
     if _first_version(("nvidia-dali-cuda130", "nvidia-dali-cuda120")) is None:
         return [*lines, ("decoder", "none: DALI is missing")]
     if torch.cuda.is_available():
@@ -141,6 +142,28 @@ def find_driver(path: str = "/proc/driver/nvidia/version") -> str | None:
     return found[1] if found else None
 
 
+def find_driver_cuda(library: str = "libcuda.so.1") -> str | None:
+    """The newest CUDA that the driver runs, such as "12.4", as it says itself, which makes no context; None where there is none."""
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL(library).cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except (OSError, AttributeError):
+        return None
+    return f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _driver(driver: str | None, cuda: str | None, info: dict[str, object]) -> str:
+    """The driver beside what this build asks of one."""
+    made = _cuda_version(str(info["cuda_compiler"]))
+    oldest = _OLDEST_DRIVER.get(made.split(".")[0])
+    needs = f"this build, of CUDA {made}, needs {oldest} or newer" if oldest else "this build has no use for one"
+    if driver is None and cuda is None:
+        return f"none; {needs}"
+    runs = f", for CUDA {cuda} and older" if cuda else ""
+    return f"{driver or 'of unknown version'}{runs}; {needs}"
+
+
 def gpu_faults(gpus: list[tuple[str, str, str]] | None, driver: str | None, info: dict[str, object]) -> list[str]:
     """Why the GPU cannot run this build, in words; empty where it can, or where there is none."""
     if driver is None and not gpus:
@@ -155,7 +178,7 @@ def gpu_faults(gpus: list[tuple[str, str, str]] | None, driver: str | None, info
     if driver and oldest and _numbers(driver)[:2] < _numbers(oldest):
         faults.append(
             f"The driver is too old: {driver}, and CUDA {cuda}, with which this build was made, needs {oldest} or newer. "
-            "Update the driver, or build with an older CUDA and install the matching extra."
+            "Update the driver, or take a wheel that was built with an older CUDA, and the matching extra."
         )
     architectures = [str(each) for each in info["architectures"]]  # type: ignore[attr-defined]
     for name, _, capability in gpus or ():

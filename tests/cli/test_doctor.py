@@ -1,4 +1,5 @@
 import stat
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
@@ -90,25 +91,6 @@ def test_missing_dali_is_a_failure_that_names_the_extra(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("capability", "architectures", "expected"),
-    [
-        ("8.0", ["sm_80"], True),
-        ("8.6", ["sm_80"], True),
-        ("8.0", ["sm_86"], False),
-        ("9.0", ["sm_80"], False),
-        ("9.0", ["sm_80", "sm_90"], True),
-        ("12.0", ["sm_80", "sm_90", "compute_90"], True),
-        ("12.0", ["sm_120"], True),
-        ("7.5", ["sm_80", "sm_90", "compute_90"], False),
-        ("9.0", [], False),
-        ("9.0", ["sm_90a"], True),
-    ],
-)
-def test_which_gpu_runs_which_code(capability, architectures, expected):
-    assert doctor.runs_on(capability, architectures) == expected
-
-
-@pytest.mark.parametrize(
     ("gpus", "driver", "info", "fault"),
     [
         (None, None, BUILT, None),
@@ -122,7 +104,12 @@ def test_which_gpu_runs_which_code(capability, architectures, expected):
         ),
         ([GPU], "580.10", BUILT, "The driver is too old"),
         ([GPU], "530.30", {**BUILT, "cuda_compiler": "Cuda compilation tools, release 12.8, V12.8.93"}, None),
-        ([("T4", "15 GiB", "7.5")], "580.65.06", BUILT, "T4 has compute capability 7.5, which none"),
+        (
+            [("T4", "15 GiB", "7.5")],
+            "580.65.06",
+            BUILT,
+            "T4: this GPU is sm_75, the build has sm_80 and up: build again",
+        ),
         ([GPU], "580.65.06", {**BUILT, "cuda": "absent"}, "This build has no CUDA code"),
         (None, None, {**BUILT, "cuda": "absent"}, None),
     ],
@@ -164,6 +151,35 @@ def test_the_drivers_version(tmp_path, text, driver):
     (tmp_path / "version").write_text(text)
     assert doctor.find_driver(str(tmp_path / "version")) == driver
     assert doctor.find_driver(str(tmp_path / "nowhere")) is None
+
+
+def test_the_drivers_cuda(tmp_path):
+    for name, body in (("driver", "*v = 12040; return 0;"), ("failing", "*v = 1; return 999;"), ("other", None)):
+        source = tmp_path / f"{name}.c"
+        source.write_text(f"int cuDriverGetVersion(int* v) {{ {body} }}" if body else "int other;")
+        subprocess.run(["gcc", "-shared", "-fPIC", source, "-o", tmp_path / f"{name}.so"], check=True)
+    assert doctor.find_driver_cuda(str(tmp_path / "driver.so")) == "12.4"
+    assert doctor.find_driver_cuda(str(tmp_path / "failing.so")) is None
+    assert doctor.find_driver_cuda(str(tmp_path / "other.so")) is None
+    assert doctor.find_driver_cuda(str(tmp_path / "nowhere.so")) is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "cuda", "compiler", "said"),
+    [
+        (None, None, "cuda_12.4.r12.4", "none; this build, of CUDA 12.4, needs 525.60 or newer"),
+        (
+            "535.183.01",
+            "12.2",
+            "cuda_12.4.r12.4",
+            "535.183.01, for CUDA 12.2 and older; this build, of CUDA 12.4, needs 525.60 or newer",
+        ),
+        ("580.65.06", None, "cuda_13.0.r13.0", "580.65.06; this build, of CUDA 13.0, needs 580.65 or newer"),
+        (None, "13.0", "", "of unknown version, for CUDA 13.0 and older; this build has no use for one"),
+    ],
+)
+def test_the_driver_beside_what_the_build_needs(driver, cuda, compiler, said):
+    assert doctor._driver(driver, cuda, {"cuda_compiler": compiler}) == said
 
 
 def test_gpus_as_nvidia_smi_tells(tmp_path, monkeypatch):
