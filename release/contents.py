@@ -64,7 +64,7 @@ def faults(facts: dict[str, Any], floor: tuple[int, int]) -> list[str]:
     glibcs = [(int(tag[1]), int(tag[2])) for tag in tags if tag]
     if not glibcs or min(glibcs) > floor:
         found.append(f"the tag must be manylinux_{floor[0]}_{floor[1]}_x86_64 or lower, got {facts['tag']}")
-    elif version_numbers(facts["glibc"]) > min(glibcs):
+    elif min(glibcs) < version_numbers(facts["glibc"]) <= floor:
         found.append(f"the tag {facts['tag']} must cover glibc {facts['glibc']}, which the module asks for")
     if facts["bytes"] > MAX_BYTES:
         found.append(f"the wheel must stay under {MAX_BYTES / 1e6:g} MB, it has {facts['bytes'] / 1e6:.1f}")

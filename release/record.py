@@ -75,8 +75,8 @@ def page(path: Path = PAGE, results: Path = RESULTS) -> str:
     """The page's text with the table as the records have it now."""
     text = path.read_text()
     written, count = re.subn(
-        r"(<!-- wheels -->\n).*?(\n<!-- /wheels -->)",
-        lambda found: f"{found[1]}{table(newest(results))}{found[2]}",
+        r"(<!-- wheels -->\n).*?(<!-- /wheels -->)",
+        lambda found: f"{found[1]}{table(newest(results))}\n{found[2]}",
         text,
         flags=re.DOTALL,
     )

@@ -69,7 +69,8 @@ def isolated(programs: Path, offline: bool) -> dict[str, str]:
     else:
         kept["PIP_CONFIG_FILE"] = os.devnull
     kept["PATH"] = str(programs)
-    assert not any(shutil.which(name, path=kept["PATH"]) for name in COMPILERS)
+    if found := [path for name in COMPILERS if (path := shutil.which(name, path=kept["PATH"]))]:
+        raise RuntimeError(f"an empty environment must have no compiler in reach, got {', '.join(found)}")
     return kept
 
 
