@@ -4,14 +4,13 @@ NVIDIA publishes the headers, the runtime and the code generator of CUDA 12 on P
 installed: the pieces are laid out in a folder as nvcc expects them.
 """
 
-import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
+
+from release.debian import PackageError, check, run, unpack
 
 VERSION = "12.4"
 _SUITE = "trixie"
@@ -34,21 +33,17 @@ LIBRARIES         =+ $(_SPACE_) "-L$(TOP)/lib64"
 """
 
 
-class ToolkitError(RuntimeError):
-    """A piece could not be had, or is not the one that was asked for."""
-
-
 def cuda12(folder: Path) -> Path:
     """Make the toolkit in ``folder``, once, and return its folder of programs.
 
     Raises:
-        ToolkitError: a package could not be downloaded or has other contents than the known ones.
+        PackageError: a package could not be downloaded or has other contents than the known ones.
     """
     if (folder / "complete").exists():
         return folder / "bin"
     shutil.rmtree(folder, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
-        debian = _from_debian(Path(scratch))
+        debian = _debian(Path(scratch) / "debian")
         wheels = _unpacked(Path(scratch) / "headers", [name for name in _HASHES if "==" in name])
         static = _unpacked(Path(scratch) / "static", list(_STATIC))
         for name in ("cudafe++", "fatbinary", "ptxas", "nvlink", "bin2c", "cuobjdump"):
@@ -74,67 +69,21 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
+def _debian(folder: Path) -> Path:
+    try:
+        return unpack(_DEBIAN, _SUITE, "non-free", folder, _HASHES[_DEBIAN])
+    except PackageError as error:
+        raise PackageError(f"nvcc 12: {error}. Name a CUDA 12 toolkit by --cuda instead") from None
+
+
 def _unpacked(folder: Path, packages: list[str]) -> Path:
     for package in packages:
         got = folder / "downloads" / package
-        _run(
+        run(
             [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(got), package]
         )
         (wheel,) = got.iterdir()
-        _check(package, wheel)
+        check(package, wheel, (_HASHES | _STATIC)[package])
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(folder)
     return folder
-
-
-def _from_debian(folder: Path) -> Path:
-    """The unpacked compiler package of Debian's stable suite, from this machine's own mirror."""
-    if not shutil.which("apt-get"):
-        raise ToolkitError(
-            "nvcc 12 comes from a Debian package, and there is no apt-get: name a CUDA 12 toolkit by --cuda"
-        )
-    apt = folder / "apt"
-    for name in ("lists/partial", "cache/archives/partial"):
-        (apt / name).mkdir(parents=True)
-    (apt / "sources.list").write_text(f"deb [signed-by={_KEYS}] {_mirror()} {_SUITE} non-free\n")
-    options = {
-        "Dir::Etc::sourcelist": apt / "sources.list",
-        "Dir::Etc::sourceparts": "-",
-        "Dir::State::lists": apt / "lists",
-        "Dir::Cache": apt / "cache",
-        "APT::Sandbox::User": "root",
-    }
-    flags = [f"-o{name}={value}" for name, value in options.items()]
-    _run(["apt-get", "-q", *flags, "update"])
-    _run(["apt-get", "-q", *flags, "download", _DEBIAN], cwd=folder)
-    (package,) = folder.glob("*.deb")
-    _check(_DEBIAN, package)
-    _run(["dpkg-deb", "-x", str(package), str(folder / "debian")])
-    return folder / "debian"
-
-
-_KEYS = "/usr/share/keyrings/debian-archive-keyring.gpg"
-
-
-def _mirror() -> str:
-    listed = _run(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)", "Created-By: Packages"])
-    for line in listed.splitlines():
-        origin, label, address = line.split("|")
-        if (origin, label) == ("Debian", "Debian"):
-            return address
-    raise ToolkitError(
-        "nvcc 12 comes from a Debian package, and apt knows no mirror of Debian: run apt-get update, or name a CUDA 12 toolkit by --cuda"
-    )
-
-
-def _check(package: str, path: Path) -> None:
-    expected, got = (_HASHES | _STATIC)[package], hashlib.sha256(path.read_bytes()).hexdigest()
-    if got != expected:
-        raise ToolkitError(f"{package} must have the SHA-256 {expected}, got {got} ({path.name})")
-
-
-def _run(command: list[str], cwd: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
-    if done.returncode:
-        raise ToolkitError(f"{' '.join(command[:4])} ... {command[-1]} failed: {done.stderr.strip()}")
-    return done.stdout

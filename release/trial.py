@@ -44,20 +44,24 @@ def try_out(what: str, constraints: Sequence[str] = (), wheelhouse: Path | None 
             what,
         ]
         _run(pip, environment, home)
-        seen = []
-        for order in ("before torch", "after torch"):
-            folder = home / order.split()[0]
-            folder.mkdir()
-            seen.append(json.loads(_run([python, SMOKE, folder, *order.split()], environment, home).splitlines()[-1]))
-        listed = json.loads(_run([python, "-m", "pip", "list", "--format=json"], environment, home))
-        dali = [f"{each['name']} {each['version']}" for each in listed if each["name"].startswith("nvidia-dali")]
-        # The login node's own view: no GPU, no driver, and all of it works.
-        _run([home / "env" / "bin" / "dali-icgan", "doctor"], environment, home)
+        return {**use(home / "env" / "bin", environment, home), "offline": wheelhouse is not None}
+
+
+def use(programs: Path, environment: dict[str, str], home: Path) -> dict[str, Any]:
+    """Run the smoke test and ``doctor`` of the environment whose ``programs`` these are, in the folder ``home``."""
+    seen = []
+    for order in ("before torch", "after torch"):
+        folder = home / order.split()[0]
+        folder.mkdir()
+        said = _run([programs / "python", SMOKE, folder, *order.split()], environment, home)
+        seen.append(json.loads(said.splitlines()[-1]))
+    _run([programs / "dali-icgan", "doctor"], environment, home)
+    listed = json.loads(_run([programs / "python", "-m", "pip", "list", "--format=json"], environment, home))
+    dali = [f"{each['name']} {each['version']}" for each in listed if each["name"].startswith("nvidia-dali")]
     return {
         **{name: seen[0][name] for name in ("python", "glibc", "torch", "torch_cuda", "build")},
         "dali": dali[0] if dali else None,
         "imports": [each["import"] for each in seen],
-        "offline": wheelhouse is not None,
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from release import toolkit
+from release.debian import PackageError
 from release.trial import COMPILERS, isolated
 from release.wheel import ROOT, build_sdist, unpack
 from release.wheelhouse import collect
@@ -64,19 +65,19 @@ def test_a_package_with_other_contents_is_refused(tmp_path, monkeypatch):
         (folder / "package.whl").write_text("something else")
         return ""
 
-    monkeypatch.setattr(toolkit, "_run", download)
-    with pytest.raises(toolkit.ToolkitError, match=r"nvidia-cuda-nvcc-cu12==12.4.131 must have the SHA-256 e4c9"):
+    monkeypatch.setattr(toolkit, "run", download)
+    with pytest.raises(PackageError, match=r"nvidia-cuda-nvcc-cu12==12.4.131 must have the SHA-256 e4c9"):
         toolkit._unpacked(tmp_path, ["nvidia-cuda-nvcc-cu12==12.4.131"])
 
 
 def test_without_apt_the_option_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(toolkit.ToolkitError, match=r"there is no apt-get: name a CUDA 12 toolkit by --cuda"):
+    with pytest.raises(PackageError, match=r"there is no apt-get here. Name a CUDA 12 toolkit by --cuda"):
         toolkit.cuda12(tmp_path / "cuda12")
 
 
 def test_a_toolkit_is_made_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(toolkit, "_from_debian", None)
+    monkeypatch.setattr(toolkit, "unpack", None)
     (tmp_path / "complete").touch()
     assert toolkit.cuda12(tmp_path) == tmp_path / "bin"
 
