@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import dali_icgan as di
+from dali_icgan._native import device_fault
+from dali_icgan.cli import doctor
+from release import toolkit
 from tests.photos import make_folder
 from tests.release.cluster_page import PAGE, Block, blocks
 
@@ -49,6 +52,13 @@ def test_the_script_names_what_is_there():
     for node in ast.walk(ast.parse(block("file train.py").text)):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "di":
             assert hasattr(di, node.attr), node.attr
+
+
+def test_figures_are_the_sources():
+    for cuda, driver in doctor._OLDEST_DRIVER.items():
+        assert re.search(rf"CUDA {cuda} \({re.escape(driver)} and newer\)", TEXT)
+    assert f"built with CUDA {toolkit.VERSION}" in TEXT
+    assert f'"{device_fault("7.5", ["sm_80", "sm_90", "compute_90"])}"' in TEXT
 
 
 def test_targets_of_make_are_there():
