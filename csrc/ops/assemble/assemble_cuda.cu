@@ -3,7 +3,7 @@
 #include "core/launch.cuh"
 
 namespace di {
-namespace {
+inline namespace assembling {   // has a name: nvcc gives a nameless one a name from where the file lies, and no two builds are alike
 
 // A warp makes one row of a tile: it sums source rows into shared memory, a chunk of the source's width at a time, then each
 // thread sums columns of the chunk into its own 16 bytes of every channel. The tile's rows share the taps of its columns.
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kWarp * kRows, 3)   // three blocks a multipro
       *reinterpret_cast<Packet<T>*>(out + (params.channels_last ? c * kWidth<T> : c * plane)) = packet[c];
 }
 
-}  // namespace
+}  // inline namespace assembling
 
 template <class G, class T>
 void assemble_cuda(const AssembleRow* rows, T* out, const AssembleParams& params, Stream stream) {
