@@ -18,6 +18,8 @@ FLOOR = (2, 28)  # the glibc of torch's and DALI's own wheels
 def build_sdist(out: Path) -> Path:
     """The source archive, in ``out``."""
     before = _stamps(out, "*.tar.gz")
+    for stale in ROOT.glob("*.egg-info/SOURCES.txt"):  # setuptools would add whatever an earlier archive held
+        stale.unlink()
     _run("-m", "build", "--sdist", "--no-isolation", "--outdir", str(out), str(ROOT))
     return _new(out, "*.tar.gz", before)
 
