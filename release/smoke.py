@@ -4,6 +4,8 @@ Uses what a login node has, and says what it saw as one JSON object: the import 
 generates, a loader reads JPEGs, any row comes again. FOLDER is an empty folder for the images.
 """
 
+import importlib
+import importlib.metadata
 import json
 import platform
 import sys
@@ -18,8 +20,6 @@ def mapped(*names: str) -> list[str]:
 
 
 def main(folder: Path, order: str) -> dict[str, object]:
-    import importlib
-
     if order == "after torch":
         import torch
     module = importlib.import_module("dali_icgan._C")
@@ -69,12 +69,15 @@ def main(folder: Path, order: str) -> dict[str, object]:
         rows, replaced = rows + len(images), replaced + int(np.sum(np.asarray(info["replaced"])))
     assert rows == 12
     assert 0 < replaced < 12
+    packages = {str(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
+    dali = [f"{name} {version}" for name, version in packages.items() if name.startswith("nvidia-dali")]
     return {
         "import": order,
         "python": platform.python_version(),
         "glibc": platform.libc_ver()[1],
         "torch": torch.__version__,
         "torch_cuda": torch.version.cuda,
+        "dali": dali[0],
         "build": di.build_info(),
         "rows": rows,
         "replaced": replaced,

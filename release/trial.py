@@ -56,11 +56,8 @@ def use(programs: Path, environment: dict[str, str], home: Path) -> dict[str, An
         said = _run([programs / "python", SMOKE, folder, *order.split()], environment, home)
         seen.append(json.loads(said.splitlines()[-1]))
     _run([programs / "dali-icgan", "doctor"], environment, home)
-    listed = json.loads(_run([programs / "python", "-m", "pip", "list", "--format=json"], environment, home))
-    dali = [f"{each['name']} {each['version']}" for each in listed if each["name"].startswith("nvidia-dali")]
     return {
-        **{name: seen[0][name] for name in ("python", "glibc", "torch", "torch_cuda", "build")},
-        "dali": dali[0] if dali else None,
+        **{name: seen[0][name] for name in ("python", "glibc", "torch", "torch_cuda", "dali", "build")},
         "imports": [each["import"] for each in seen],
     }
 
