@@ -39,7 +39,9 @@ def wheel(cuda: Cuda = None, record_it: Record = False) -> None:
         f"{built.relative_to(ROOT)}: {facts['bytes'] / 1e6:.1f} MB, glibc {facts['glibc']}, {', '.join(facts['gpu_code'])}"
     )
     if record_it:
-        record.note("wheel", facts | {"members": len(facts["members"])} | identity(built) | _made())
+        if (made := _made())["commit"].endswith("-dirty"):
+            raise SystemExit(f"--record must be of a committed state, got {made['commit']}")
+        record.note("wheel", facts | {"members": len(facts["members"])} | identity(built) | made)
 
 
 @app.command()
