@@ -16,7 +16,7 @@ from dali_icgan.augment.transform import EvalTransform, TrainTransform
 from dali_icgan.cli.facts import stranger, untrained
 from dali_icgan.cli.page import Cell, Page, Pixels, Row, Section, displayed
 from dali_icgan.data import ImageDecoder, Samples, as_samples
-from dali_icgan.data.dataset import IMAGE_EXTENSIONS
+from dali_icgan.data.files import IMAGE_EXTENSIONS
 from dali_icgan.engine import Generator, load_extractor, load_generator
 from dali_icgan.errors import DecodeError
 from dali_icgan.loader import DataLoader

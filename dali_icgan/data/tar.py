@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dali_icgan.data.files import read_at
+
 BLOCK = 512
 _WINDOW = 8 * BLOCK  # one read takes a small member, its header and the next header along
 _LONGEST_NAME = 1 << 20  # bytes of a long name or a pax header; a path has 4096
@@ -58,7 +60,7 @@ class TarReader:
         """Bytes of the tar; fewer where it ends."""
         begin = offset - self._begin
         if begin < 0 or begin + size > len(self._window):
-            self._window, self._begin = _read_at(self._descriptor, offset, max(size, _WINDOW)), offset
+            self._window, self._begin = read_at(self._descriptor, offset, max(size, _WINDOW)), offset
             begin = 0
         return self._window[begin : begin + size]
 
@@ -127,7 +129,7 @@ class TarReader:
 
     def _check_end(self, offset: int) -> None:
         while offset < self.size:
-            rest = _read_at(self._descriptor, offset, 1 << 20)
+            rest = read_at(self._descriptor, offset, 1 << 20)
             if rest.count(0) != len(rest):
                 raise self._damaged(offset, "there is something behind the end mark, such as another tar")
             offset += len(rest) or self.size
@@ -164,13 +166,6 @@ class TarReader:
 
     def _cut_off(self, what: str) -> ValueError:
         return ValueError(f"{self.path} must be a tar that is whole, got one that is cut off at {self.size}: {what}")
-
-
-def _read_at(descriptor: int, offset: int, size: int) -> bytes:
-    parts = [os.pread(descriptor, size, offset)]
-    while parts[-1] and (done := sum(map(len, parts))) < size:
-        parts.append(os.pread(descriptor, size - done, offset + done))
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _padded(size: int) -> int:
