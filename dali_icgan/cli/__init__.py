@@ -296,6 +296,20 @@ def train_command(
     )
 
 
+@app.command("shard")
+def shard_command(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Images, one subfolder a class; or shards, to cut them anew.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")],
+    size: Annotated[str, typer.Option(metavar="SIZE", help="What a tar may have, such as 512MB or 1GiB.")] = "512MB",
+) -> None:
+    """Write a dataset as tar shards, which this loader, WebDataset and DALI read: few large files instead of many small ones."""
+    from dali_icgan.cli.shard import run
+
+    run(folder, out, size)
+
+
 @app.command("convert")
 def convert_command(
     source: Annotated[

@@ -96,7 +96,7 @@ def member_names(path: str, taken: set[str]) -> tuple[str, bool]:
     split = split_name(path)
     plain = split is not None and split[0] == f"{parent}{slash}{stem}" and split[1] in IMAGES
     if not plain:
-        if extension.lower() not in IMAGES:
+        if not stem or extension.lower() not in IMAGES:
             stem, extension = name, "img"
         # WebDataset passes over a first folder such as __this__.
         first, rest_slash, rest = parent.partition("/")

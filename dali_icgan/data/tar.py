@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dali_icgan.data.files import read_at
 
@@ -14,10 +14,12 @@ _LONGEST_NAME = 1 << 20  # bytes of a long name or a pax header; a path has 4096
 _REGULAR = b"0\0" + b"7"
 _WITHOUT_DATA = b"123456"  # links, devices, folders, pipes
 _OTHERS = b"VD"  # a volume's label, a list of files
+_NOTHING = bytes(BLOCK)
+_OCTAL = re.compile(rb" *([0-7]*) *(?:\0.*)?", re.DOTALL)
+_PAX_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
 
 
-@dataclass(frozen=True)
-class TarMember:
+class TarMember(NamedTuple):
     """A regular file in a tar.
 
     Attributes:
@@ -76,7 +78,7 @@ class TarReader:
         records: dict[str, str] = {}  # for the next member
         while True:
             header = self.read(offset, BLOCK)
-            if header == bytes(BLOCK):
+            if header == _NOTHING:
                 self._check_end(offset)
                 return
             self._check_header(header, offset)
@@ -90,13 +92,14 @@ class TarReader:
                     (records if kind == b"x" else everywhere).update(self._pax(text, offset))
                 offset = data + _padded(size)
                 continue
-            merged, records = {**everywhere, **records}, {}
+            merged = {**everywhere, **records} if records or everywhere else records
+            records = {}
             name = merged.get("path") or _name(header)
             if "size" in merged:
                 if not re.fullmatch(r"[0-9]{1,19}", merged["size"]):
                     raise self._damaged(offset, f"{name} has the size {merged['size']!r}")
                 size = int(merged["size"])
-            if kind == b"S" or any(key.startswith("GNU.sparse") for key in merged):
+            if kind == b"S" or (merged and any(key.startswith("GNU.sparse") for key in merged)):
                 raise self._damaged(offset, f"{name} is stored with holes (sparse), which cannot be read in place")
             if kind in _REGULAR:
                 offset = data + _padded(size)
@@ -146,7 +149,7 @@ class TarReader:
         """Records "<length> <key>=<value>\\n"."""
         records = {}
         while text:
-            head = re.match(rb"([0-9]{1,7}) ([^=]+)=", text)
+            head = _PAX_RECORD.match(text)
             length = int(head[1]) if head else 0
             if not head or not head.end() < length <= len(text) or text[length - 1 : length] != b"\n":
                 raise self._damaged(offset, "a pax record is damaged")
@@ -173,8 +176,8 @@ def _padded(size: int) -> int:
 
 
 def _octal(field: bytes) -> int | None:
-    digits = field.split(b"\0")[0].strip()
-    return int(digits or b"0", 8) if re.fullmatch(rb"[0-7]*", digits) else None
+    found = _OCTAL.fullmatch(field)
+    return int(found[1] or b"0", 8) if found else None
 
 
 def _text(raw: bytes) -> str:
@@ -182,7 +185,6 @@ def _text(raw: bytes) -> str:
 
 
 def _name(header: bytes) -> str:
-    # GNU keeps times where POSIX has the beginning of a long name.
-    prefix = _text(header[345:500]) if header[257:263] == b"ustar\0" else ""
     name = _text(header[:100])
-    return f"{prefix}/{name}" if prefix else name
+    # GNU keeps times where POSIX has the beginning of a long name.
+    return f"{_text(header[345:500])}/{name}" if header[345] and header[257:263] == b"ustar\0" else name
