@@ -82,6 +82,15 @@ def read_source(source: Source) -> bytes:
     return source.read() if isinstance(source, ShardMember) else bytes(source)
 
 
+def source_finder(root: str | None) -> Callable[[str], Source]:
+    """Tells where the image of a key under a root lies: the path of a file, or, where the root is a folder of shards, the member."""
+    if root is not None and is_shard_folder(root):
+        shards = open_shards(root)
+        rows = shards.rows_of_names()
+        return lambda key: ShardMember(shards, rows[key]) if key in rows else os.path.join(root, key)
+    return lambda key: os.path.join(root or ".", key)
+
+
 def as_samples(dataset: Any) -> Samples:
     """See a dataset as :class:`Samples`.
 
