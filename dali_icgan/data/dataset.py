@@ -166,8 +166,8 @@ def _from_folder(folder: str) -> Samples:
         labels += [label] * (len(sources) - before)
     if not classes:
         raise FileNotFoundError(
-            f"{folder} must hold one subfolder a class, or uncompressed .tar shards, got none; images in one flat folder go in as a list of "
-            "(path, label)"
+            f"{folder} must hold one subfolder a class, got none; images in one flat folder go in as a list of (path, label), and shards are "
+            "uncompressed .tar files"
         )
     return Samples(sources, np.array(labels, np.int64), os.path.abspath(folder), classes, folder)
 

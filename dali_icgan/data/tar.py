@@ -115,11 +115,11 @@ class TarReader:
                 raise self._damaged(offset, f"{name} is of the unknown kind {kind!r}")
 
     def _check_header(self, header: bytes, offset: int) -> None:
+        if offset == 0 and header[:2] == b"\x1f\x8b":
+            raise ValueError(f"{self.path} must be an uncompressed tar, got one packed by gzip: gunzip it")
         if len(header) < BLOCK:
             where = "it is empty" if self.size == 0 else f"it has no end mark behind the last member, at {offset}"
             raise self._cut_off(where)
-        if offset == 0 and header[:2] == b"\x1f\x8b":
-            raise ValueError(f"{self.path} must be an uncompressed tar, got one packed by gzip: gunzip it")
         total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
         stored = _octal(header[148:156])
         if stored != total:
