@@ -49,7 +49,10 @@ class StoredAs(str, Enum):
 
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder.")
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder; or tar shards."
+    ),
 ]
 
 
@@ -298,9 +301,7 @@ def train_command(
 
 @app.command("shard")
 def shard_command(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Images, one subfolder a class; or shards, to cut them anew.")
-    ],
+    folder: Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")],
     size: Annotated[str, typer.Option(metavar="SIZE", help="What a tar may have, such as 512MB or 1GiB.")] = "512MB",
 ) -> None:

@@ -41,9 +41,17 @@ def run(folder: Path, out: Path, size: str) -> None:
     samples = as_samples(folder)
     begin = perf_counter()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("shards", total=len(samples))
-        index = write_shards(samples, out, most, lambda count: bar.advance(task, count))
+    bar = Progress(*columns, console=Console(stderr=True))
+    task = bar.add_task("shards", total=len(samples))
+
+    def advance(count: int) -> None:
+        bar.start()  # here, so that what is refused is said in one line
+        bar.advance(task, count)
+
+    try:
+        index = write_shards(samples, out, most, advance)
+    finally:
+        bar.stop()
     seconds = perf_counter() - begin
     sizes = [shard.size for shard in index.shards]
     classes = "labels only" if index.classes is None else f"{len(index.classes)} classes"

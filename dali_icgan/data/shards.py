@@ -80,7 +80,8 @@ class Shards:
         """
         rows = self.index.rows
         begin, size = int(rows.offset[row]) - BLOCK, int(rows.size[row]) + BLOCK
-        data = read_at(self._open(self.tar(row)).descriptor, begin, size)
+        opened = self._open(self.tar(row))  # held while it is read: another thread may put it out of the cache
+        data = read_at(opened.descriptor, begin, size)
         if len(data) < size:
             raise OSError(
                 errno.EIO, f"its tar was cut off after it was indexed, {size - len(data)} bytes before its end"

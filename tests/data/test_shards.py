@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,6 +117,16 @@ def test_few_tars_stay_open(tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 64
     del samples
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_many_threads_read_from_more_tars_than_stay_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("dali_icgan.data.shards._OPEN_TARS", 2)
+    images = [JPEG + b"%d" % i for i in range(12)]
+    for i, image in enumerate(images):
+        make_tar(tmp_path / f"{i:03d}.tar", [(f"{i}.jpg", image), (f"{i}.cls", b"0")])
+    samples = as_samples(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(samples.read, list(range(12)) * 200)) == images * 200
 
 
 def test_memory_is_arrays():
