@@ -21,7 +21,7 @@ def test_the_blocks_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_folder(Path("imagenet/train"), 5)
     (command,) = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
-    arguments = shlex.split(command.replace("512MB", "100KB"))
+    arguments = shlex.split(command.replace("512MB", "60KB"))
     done = CliRunner().invoke(app, arguments[1:])
     assert done.exit_code == 0, done.output
     assert len(list(Path("imagenet/train-shards").glob("*.tar"))) == 3  # as the page's pattern has it
