@@ -164,7 +164,12 @@ def _read(file: Path) -> ShardIndex:
     shards = [Shard(*each) for each in about["shards"]]
     classes = about["classes"]
     kinds = [(str, int, int, int)] * len(shards)
-    if [tuple(map(type, each)) for each in about["shards"]] != kinds or any("/" in shard.name for shard in shards):
+    names = [shard.name for shard in shards]
+    if (
+        [tuple(map(type, each)) for each in about["shards"]] != kinds
+        or "/" in "".join(names)
+        or len(set(names)) < len(names)
+    ):
         raise ValueError("its list of tars is not one")
     if classes is not None and (not isinstance(classes, list) or not all(isinstance(name, str) for name in classes)):
         raise ValueError("its classes are no names")
@@ -178,6 +183,8 @@ def _read(file: Path) -> ShardIndex:
         raise ValueError("its names do not end where they should")
     if (rows.size < 0).any() or (rows.offset < BLOCK).any() or (rows.offset > limits - rows.size).any():
         raise ValueError("it has samples outside of their tars")
+    if classes is not None and n and not 0 <= rows.label.min() <= rows.label.max() < len(classes):
+        raise ValueError("its labels are not of its classes")
     return ShardIndex(shards, rows, classes)
 
 
@@ -223,15 +230,13 @@ def _warn_of_gaps(folder: Path, names: Sequence[str]) -> None:
         if found:
             numbers[found[1]].append(int(found[2]))
     for prefix, there in numbers.items():
-        lacking = sorted(set(range(min(min(there), 1), max(there))) - set(there)) if len(there) > 1 else []
+        first, last = min(*there, 1), max(there)
+        if len(there) == 1 or last - first >= 4 * len(there):
+            continue  # no numbering: a date, perhaps
+        lacking = sorted(set(range(first, last)) - set(there))
         if lacking:
-            _log.warning(
-                "%s: tars %s* are numbered up to %d, without %d: is one missing?",
-                folder,
-                prefix,
-                max(there),
-                lacking[0],
-            )
+            said = f"tars {prefix}* are numbered up to {last}, without {lacking[0]}: is one missing?"
+            _log.warning("%s: %s", folder, said)
 
 
 def _listed(names: Sequence[str]) -> str:

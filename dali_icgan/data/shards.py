@@ -21,13 +21,14 @@ _OPEN_TARS = 64
 
 
 def is_shard_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder is one of tar shards: it holds our index, or .tar files and no folders."""
+    """Whether a folder is one of tar shards: it holds our index, or .tar files and no folders but hidden ones."""
     path = Path(folder)
     if not path.is_dir():
         return False
     if (path / INDEX).is_file():
         return True
-    return not any(entry.is_dir() for entry in os.scandir(path)) and bool(tars_in(path))
+    classes = any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(path))
+    return not classes and bool(tars_in(path))
 
 
 class _OpenTar:

@@ -293,8 +293,11 @@ def test_what_is_a_shard_folder(tmp_path, made):
     (tmp_path / "a.tar").rmdir()
     make_tar(tmp_path / "b.tar", SOUND)
     assert is_shard_folder(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    assert is_shard_folder(tmp_path)
     (tmp_path / "c").mkdir()  # as torchvision sees it, tars beside classes are not images
     assert not is_shard_folder(tmp_path)
+    (tmp_path / ".cache").rmdir()
     with pytest.raises(FileNotFoundError, match="is a folder of tar shards only without subfolders, or with its index"):
         as_samples(tmp_path)
     open_index(tmp_path)
@@ -347,7 +350,12 @@ def stored(shards):
         (lambda index: about(index, format=2), "its format is 2, not 1"),
         (lambda index: about(index, shards=[["../a.tar", 1, 1, 15]]), "its list of tars is not one"),
         (lambda index: about(index, shards=[["a.tar", 1, 1, "15"]]), "unsupported operand|its list of tars is not one"),
+        (
+            lambda index: about(index, shards=[["a.tar", 10**9, 1, 15], ["a.tar", 1, 1, 0]]),
+            "its list of tars is not one",
+        ),
         (lambda index: about(index, classes=[1]), "its classes are no names"),
+        (lambda index: about(index, classes=["a", "b"]), "its labels are not of its classes"),
         (lambda index: index.update(label=np.array([{}] * 15)), "allow_pickle|pickle"),
     ],
 )
@@ -439,7 +447,7 @@ def test_without_index_a_gap_in_the_numbers_is_said(shards, said):
     assert any("numbered up to" in line and "without 1: is one missing?" in line for line in said())
 
 
-@pytest.mark.parametrize("names", [["a.tar", "b.tar"], ["x-1.tar", "x-2.tar"], ["x-0.tar"], ["x-7.tar"]])
+@pytest.mark.parametrize("names", [["a.tar", "b.tar"], ["x-1.tar", "x-2.tar"], ["x-7.tar"], ["1.tar", "20261201.tar"]])
 def test_no_gap_is_seen_where_there_is_none(tmp_path, said, names):
     for number, name in enumerate(names):
         make_tar(tmp_path / name, [(f"{number}.jpg", JPEG), (f"{number}.cls", b"0")])

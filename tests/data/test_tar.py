@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import io
 import os
@@ -137,6 +138,20 @@ def test_no_changed_byte_of_a_header_goes_unseen(small):
         with pytest.raises(ValueError, match=r"small\.tar must be a tar"):
             read(small)
         content[place] ^= 0x15
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_is_an_error_or_leaves_members_within_the_tar(small, data):
+    content = bytearray(small.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        what = data.draw(st.binary(max_size=20))
+        content[place : place + data.draw(st.sampled_from([len(what), 0, 512]))] = what
+    damaged = small.with_name("damaged.tar")
+    damaged.write_bytes(content)
+    with contextlib.suppress(ValueError):
+        assert all(offset >= BLOCK and offset + size <= len(content) for _, offset, size in read(damaged))
 
 
 def test_a_checksum_of_signed_bytes_is_taken(tmp_path):
