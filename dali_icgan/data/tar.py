@@ -101,18 +101,16 @@ class TarReader:
                 size = int(merged["size"])
             if kind == b"S" or (merged and any(key.startswith("GNU.sparse") for key in merged)):
                 raise self._damaged(offset, f"{name} is stored with holes (sparse), which cannot be read in place")
-            if kind in _REGULAR:
-                offset = data + _padded(size)
-                if offset > self.size:
-                    raise self._cut_off(f"{name} at {data - BLOCK} needs {size} bytes behind its header")
-                if not name.endswith("/"):  # a folder, in the oldest tars
-                    yield TarMember(name, data, size, header)
-            elif kind in _WITHOUT_DATA:
+            if kind in _WITHOUT_DATA:
                 offset = data
-            elif kind in _OTHERS:
-                offset = data + _padded(size)
-            else:
+                continue
+            if kind not in _REGULAR + _OTHERS:
                 raise self._damaged(offset, f"{name} is of the unknown kind {kind!r}")
+            offset = data + _padded(size)
+            if offset > self.size:
+                raise self._cut_off(f"{name} at {data - BLOCK} needs {size} bytes behind its header")
+            if kind in _REGULAR and not name.endswith("/"):  # a folder, in the oldest tars
+                yield TarMember(name, data, size, header)
 
     def _check_header(self, header: bytes, offset: int) -> None:
         if offset == 0 and header[:2] == b"\x1f\x8b":

@@ -85,6 +85,19 @@ def test_records_for_all_members(tmp_path):
     assert read(path) == by_tarfile(path)
 
 
+def test_a_members_own_record_counts_more_than_that_for_all(tmp_path):
+    infos = [tarfile.TarInfo("a.jpg"), tarfile.TarInfo("b.jpg")]
+    infos[0].pax_headers = {"path": "own.jpg"}
+    path = written(tmp_path / "a.tar", infos, tarfile.PAX_FORMAT, pax_headers={"path": "all.jpg"})
+    assert read(path) == by_tarfile(path)
+    assert [name for name, _, _ in read(path)] == ["own.jpg", "all.jpg"]
+
+
+def test_a_volumes_label_is_passed_over(tmp_path):
+    path = written(tmp_path / "a.tar", [of_kind("label", b"V"), ("a.jpg", b"1")])
+    assert [name for name, _, _ in read(path)] == ["a.jpg"]
+
+
 def test_names_that_are_no_text_come_back_as_file_names_do(tmp_path):
     name = os.fsdecode(b"\xff\xfe.jpg")
     path = written(tmp_path / "a.tar", [(name, b"1")], encoding="utf-8", errors="surrogateescape")
@@ -195,6 +208,7 @@ def pax(records, size=None):
         (with_header(size=(124, b"12x")), "at 0: the header's size is no number"),
         (with_header(size=(124, b"\xff" * 12)), "at 0: the header's size is no number"),
         (with_header(size=(124, b"\x80" + b"\xff" * 11)), "cut off at 2048: a.jpg at 0 needs"),
+        (with_header(kind=(156, b"V"), size=(124, b"\x80" + b"\xff" * 11)), "cut off at 2048: a.jpg at 0 needs"),
         (with_header() + with_header(), "at 1024: there is something behind the end mark"),
         (pax(b"12 size=abc\n"), "a.jpg has the size 'abc'"),
         (pax(b"99 path=a\n"), "at 0: a pax record is damaged"),
@@ -203,7 +217,7 @@ def pax(records, size=None):
         (pax(b"", 2**30), "at 0: a name or its records have 1073741824 bytes, more than 1048576"),
         (pax(b"", 2**19), "cut off at .*: the name at 0 needs 524288 bytes"),
     ],
-    ids=map(str, range(15)),
+    ids=map(str, range(16)),
 )
 def test_what_is_wrong_is_said(tmp_path, content, message):
     (tmp_path / "a.tar").write_bytes(content)
