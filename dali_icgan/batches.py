@@ -18,6 +18,7 @@ from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import Windows
 from dali_icgan.data import ImageDecoder, Samples
 from dali_icgan.data.buffers import HostBuffers
+from dali_icgan.data.dataset import Source
 from dali_icgan.data.decode import available_threads
 from dali_icgan.data.order import EpochOrder
 from dali_icgan.data.read import Encoded, Reader
@@ -369,8 +370,8 @@ class Engine(Background):
     def _take_neighbour(self, batch: Batch, row: int, v: int, item: Encoded) -> None:
         batch.view_fetch[v][row] = batch.add(item)
 
-    def _neighbours(self, batch: Batch, rows: Iterable[int]) -> list[tuple[int, int, int | str]]:
-        """(row, view, dataset index or path) of the images that rows are replaced by in the retrieval control."""
+    def _neighbours(self, batch: Batch, rows: Iterable[int]) -> list[tuple[int, int, int | Source]]:
+        """(row, view, dataset index or source) of the images that rows are replaced by in the retrieval control."""
         if self._augment is None or self._augment.source != "neighbour":
             return []
         return [
@@ -380,13 +381,14 @@ class Engine(Background):
             if decision.replaced[row]
         ]
 
-    def _source_of(self, bank_row: int) -> int | str:
+    def _source_of(self, bank_row: int) -> int | Source:
         assert self._augment is not None
         assert self._binding is not None
         assert self._binding.rows is not None
         if self._sample_of_row is None:
             self._sample_of_row = {int(r): i for i, r in enumerate(self._binding.rows) if r >= 0}
-        return self._sample_of_row.get(bank_row, self._augment.bank_file(bank_row))
+        index = self._sample_of_row.get(bank_row)
+        return self._augment.bank_source(bank_row) if index is None else index
 
     def _substitute(self, batch: Batch, row: int, error: DecodeError) -> None:
         """Put the next readable sample in a row's place."""

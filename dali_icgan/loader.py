@@ -35,8 +35,8 @@ class DataLoader:
     (seed, epoch, index, repeat, view): batch size, threads, prefetch depth and ranks change nothing.
 
     Args:
-        dataset: a folder (a class a subfolder, as ImageFolder), a list of ``(path or bytes, label)``, a torchvision-like dataset with
-            ``samples`` and without ``transform``, Subset and ConcatDataset of those.
+        dataset: a folder (a class a subfolder, as ImageFolder) or one of tar shards, a list of ``(path or bytes, label)``, a
+            torchvision-like dataset with ``samples`` and without ``transform``, Subset and ConcatDataset of those.
         batch_size: per rank; None only with ``batch_sampler``.
         shuffle: a new order each epoch, a keyed bijection of the index range.
         sampler, batch_sampler: torch's; a sampler may also yield ``(index, repeat)``.
@@ -182,6 +182,11 @@ class DataLoader:
         self.remainder = remainder or ("pad" if self.shuffle else "uneven")
         self.return_info = return_info
         samples = as_samples(dataset)
+        if remainder is None and self.remainder == "uneven" and len(samples) % self.world:
+            log.warning(
+                f"{len(samples)} samples do not divide by {self.world} ranks: without shuffle none is repeated or left out, so ranks' counts "
+                'differ by one, perhaps of batches too; remainder="pad" or "drop" makes them equal'
+            )
         self._engine = Engine(
             samples,
             augment=augment,

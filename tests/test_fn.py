@@ -170,7 +170,7 @@ def test_retrieval(tmp_path, generator, extractor):
         folder, extractor.at_resolution(generator.resolution), tmp_path / "bank", progress=False
     )
     augment = daicgan(generator=None, bank=bank, p=0.5, source="neighbour", k=2)
-    decoded = di.data.ImageDecoder(1).decode([Path(augment.bank_file(i)).read_bytes() for i in range(N)])
+    decoded = di.data.ImageDecoder(1).decode([Path(augment.bank_source(i)).read_bytes() for i in range(N)])
     images = [pixels.numpy().copy() for pixels in decoded]
     want, _, info = alone(augment, images)
     assert 0 < info["replaced"].sum() < N

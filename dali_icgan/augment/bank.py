@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,6 +17,7 @@ from dali_icgan._native import threads
 from dali_icgan.augment import bank_build as building
 from dali_icgan.augment import bank_files as files
 from dali_icgan.data import Samples, as_samples
+from dali_icgan.data.dataset import Source, source_finder
 from dali_icgan.engine import Extractor, Generator
 from dali_icgan.ops import unit_rows
 
@@ -72,6 +73,7 @@ class FeatureBank:
         self.root: str | None = meta["root"]
         self.path = path
         self._row_of: dict[str, int] | None = None
+        self._find: Callable[[str], Source] | None = None
         none = np.empty((self.n, 0), np.int64)
         self._embedded: dict[str, npt.NDArray[np.float32]] = {}  # by the generator's fingerprint
         self._neighbours: dict[bool, npt.NDArray[np.int64]] = {False: none, True: none}  # True: of the same class
@@ -261,6 +263,12 @@ class FeatureBank:
         if self._row_of is None:
             self._row_of = dict(zip(reversed(self.keys), range(self.n - 1, -1, -1), strict=True))
         return np.array([self._row_of.get(key, -1) for key in keys], np.int64)
+
+    def source(self, row: int) -> Source:
+        """Where the image of a row lies: the path of a file, or a member of the shards that the bank was built of."""
+        if self._find is None:
+            self._find = source_finder(self.root)
+        return self._find(self.keys[row])
 
     def rows_for(self, samples: Samples) -> npt.NDArray[np.int64]:
         """The row of each sample of a dataset, int64 ``[m]``; -1 where the bank lacks it.

@@ -22,6 +22,7 @@ from dali_icgan.augment.given import GivenImages, Images, checked_labels, split_
 from dali_icgan.augment.plan import RowKeys, Stream, replaced, resolve_p
 from dali_icgan.augment.transform import EvalTransform, TrainTransform, Windows
 from dali_icgan.data import ImageDecoder, Samples
+from dali_icgan.data.dataset import Source, read_source
 from dali_icgan.data.read import Encoded, encoded
 from dali_icgan.engine import Extractor, Generator
 from dali_icgan.engine.placement import default_microbatch
@@ -500,10 +501,10 @@ class DAICGAN:
         where = f" {self.bank.path}" if self.bank.path is not None else ""
         return DecodeError(path, index, f"has no feature in the bank{where}")
 
-    def bank_file(self, row: int) -> str:
-        """The path of the image that a bank row is of."""
+    def bank_source(self, row: int) -> Source:
+        """Where the image that a bank row is of lies: the path of a file, or a member of a tar."""
         assert self.bank is not None
-        return str(Path(self.bank.root or ".") / self.bank.keys[row])
+        return self.bank.source(row)
 
     def _retrieve(self, rows: npt.NDArray[np.int64]) -> list[torch.Tensor]:
         assert self.bank is not None
@@ -512,16 +513,16 @@ class DAICGAN:
             self._decoder = ImageDecoder(exif=exif)
         images: list[Encoded] = []
         for row in rows:
-            path = self.bank_file(int(row))
+            source = self.bank_source(int(row))
             try:
-                images.append(encoded(Path(path).read_bytes(), exif=exif))
+                images.append(encoded(read_source(source), exif=exif))
             except (OSError, ValueError) as error:
-                raise DecodeError(path, int(row), str(error)) from error
+                raise DecodeError(str(source), int(row), str(error)) from error
         results = self._decoder.decode_regions(images, [(0, 0, image.height, image.width) for image in images])
         pixels = []
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, str):
-                raise DecodeError(self.bank_file(int(row)), int(row), result)
+                raise DecodeError(str(self.bank_source(int(row))), int(row), result)
             pixels.append(result)
         return pixels
 

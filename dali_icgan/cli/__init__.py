@@ -49,7 +49,10 @@ class StoredAs(str, Enum):
 
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder.")
+    Path,
+    typer.Argument(
+        metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder; or tar shards."
+    ),
 ]
 
 
@@ -294,6 +297,18 @@ def train_command(
         exif=exif,
         device=device,
     )
+
+
+@app.command("shard")
+def shard_command(
+    folder: Folder,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write, new or empty.")],
+    size: Annotated[str, typer.Option(metavar="SIZE", help="What a tar may have, such as 512MB or 1GiB.")] = "512MB",
+) -> None:
+    """Write a dataset as tar shards, which this loader, WebDataset and DALI read: few large files instead of many small ones."""
+    from dali_icgan.cli.shard import run
+
+    run(folder, out, size)
 
 
 @app.command("convert")

@@ -16,7 +16,8 @@ from dali_icgan.augment.transform import EvalTransform, TrainTransform
 from dali_icgan.cli.facts import stranger, untrained
 from dali_icgan.cli.page import Cell, Page, Pixels, Row, Section, displayed
 from dali_icgan.data import ImageDecoder, Samples, as_samples
-from dali_icgan.data.dataset import IMAGE_EXTENSIONS
+from dali_icgan.data.dataset import read_source
+from dali_icgan.data.files import IMAGE_EXTENSIONS
 from dali_icgan.engine import Generator, load_extractor, load_generator
 from dali_icgan.errors import DecodeError
 from dali_icgan.loader import DataLoader
@@ -266,11 +267,11 @@ def _neighbours(
     def cell(row: int) -> Cell | None:
         if row < 0:
             return None
-        path = augment.bank_file(row)
         index = sample_of.get(row)
-        pixels = decoder.decode([Path(path).read_bytes() if index is None else dataset.read(index)])[0]
+        source = augment.bank_source(row) if index is None else dataset.sources[index]
+        pixels = decoder.decode([read_source(source)])[0]
         if isinstance(pixels, str):
-            raise DecodeError(path, -1 if index is None else index, pixels)
+            raise DecodeError(str(source), -1 if index is None else index, pixels)
         # The bank may have classes that this dataset lacks: their folders name them.
         name = Path(bank.keys[row]).parent.name if index is None else _class_name(dataset, dataset.labels[index])
         return Cell(pixels.numpy(), note=name)

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from dali_icgan.data.shards import is_shard_folder
+
 try:
     from dali_icgan.training.run import Training, train
 except ModuleNotFoundError as error:
@@ -30,7 +32,7 @@ def run(
     """Train, and say where the report is."""
     if config is not None and quick:
         raise ValueError("--quick must come without --config: it is a configuration of its own")
-    if folder.is_dir() and not any(each.is_dir() for each in folder.iterdir()):
+    if folder.is_dir() and not any(each.is_dir() for each in folder.iterdir()) and not is_shard_folder(folder):
         raise ValueError(
             f"{folder} must hold one subfolder a class, got none: move the images into one subfolder, such as {folder / 'images'}"
         )

@@ -1,10 +1,8 @@
-"""Whatever a user has as a dataset, seen as files (or bytes) with labels. Nothing is opened here but folders."""
+"""Whatever a user has as a dataset, seen as files (or members of tars, or bytes) with labels. Nothing is opened here but folders."""
 
-import errno
 import functools
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# torchvision's ImageFolder lists exactly these, so that indices agree with it.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+from dali_icgan.data.files import IMAGE_EXTENSIONS, read_file
+from dali_icgan.data.shards import ShardMember, ShardMembers, is_shard_folder, open_shards, tars_in
+
+Source = str | bytes | ShardMember
 
 
 @dataclass(eq=False)
@@ -21,14 +21,14 @@ class Samples:
     """Encoded images with labels, in a fixed order.
 
     Attributes:
-        sources: one a sample: the path of a file, or the file's bytes.
+        sources: one a sample: the path of a file, a member of a tar, or the file's bytes.
         labels: int64 ``[n]``.
         root: the folder that keys are relative to; None when nothing is a file.
         classes: names by label, where the dataset has them.
         name: for messages.
     """
 
-    sources: Sequence[str | bytes]
+    sources: Sequence[Source]
     labels: npt.NDArray[np.int64]
     root: str | None
     classes: list[str] | None = None
@@ -39,18 +39,17 @@ class Samples:
         return len(self.sources)
 
     def path(self, index: int) -> str:
-        """How a message names the sample: its path, or where it lies in memory."""
+        """How a message names the sample: its path, its tar and its path in it, or where it lies in memory."""
         source = self.sources[index]
-        return source if isinstance(source, str) else f"<sample {index} in memory>"
+        return f"<sample {index} in memory>" if isinstance(source, bytes) else str(source)
 
     def read(self, index: int) -> bytes:
         """The encoded image.
 
         Raises:
-            OSError: the file is missing or unreadable.
+            OSError: the file is missing or unreadable, or its tar is not as it was indexed.
         """
-        source = self.sources[index]
-        return read_file(source) if isinstance(source, str) else bytes(source)
+        return read_source(self.sources[index])
 
     @property
     def keys(self) -> list[str]:
@@ -67,46 +66,46 @@ class Samples:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest of keys and labels: two datasets with the same one list the same samples in the same order."""
-        digest = hashlib.sha256("\n".join(self.keys).encode("utf-8", "surrogateescape"))
+        keys = (
+            self.keys_under(self.root) if self._keys is None else self._keys
+        )  # of a million shard members none is kept
+        digest = hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape"))
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:32]
 
 
-def read_file(path: str) -> bytes:
-    """The file's content, read without Python's buffering.
+def read_source(source: Source) -> bytes:
+    """The encoded image.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: it cannot be read.
     """
-    # O_NONBLOCK: opening a pipe would wait for its writer.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        size = found.st_size
-        parts = [os.read(descriptor, size + 1)]
-        while parts[-1] and sum(map(len, parts)) != size:
-            parts.append(os.read(descriptor, 1 << 20))
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-    finally:
-        os.close(descriptor)
+    if isinstance(source, str):
+        return read_file(source)
+    return source.read() if isinstance(source, ShardMember) else bytes(source)
+
+
+def source_finder(root: str | None) -> Callable[[str], Source]:
+    """Tells where the image of a key under a root lies: the path of a file, or, where the root is a folder of shards, the member."""
+    if root is not None and is_shard_folder(root):
+        shards = open_shards(root)
+        rows = shards.rows_of_names()
+        return lambda key: ShardMember(shards, rows[key]) if key in rows else os.path.join(root, key)
+    return lambda key: os.path.join(root or ".", key)
 
 
 def as_samples(dataset: Any) -> Samples:
     """See a dataset as :class:`Samples`.
 
     Args:
-        dataset: a folder with one subfolder a class (classes and order as torchvision's ImageFolder has them); a sequence of
-            ``(path or bytes, label)``; a torchvision-like dataset with ``samples`` (its ``target_transform`` is applied here, once
+        dataset: a folder with one subfolder a class (classes and order as torchvision's ImageFolder has them); a folder of tar shards
+            (:func:`is_shard_folder`); a sequence of ``(path or bytes, label)``; a torchvision-like dataset with ``samples`` (its ``target_transform`` is applied here, once
             a sample); ``Subset`` and ``ConcatDataset`` of those; Samples themselves.
 
     Raises:
-        ValueError: the dataset has a ``transform`` or a loader of its own, or is empty.
+        ValueError: the dataset has a ``transform`` or a loader of its own, or is empty; a tar is damaged, or a sample in it has no label.
         TypeError: it is none of the above, or a label is not an integer.
-        FileNotFoundError: the folder is missing or holds no images.
+        FileNotFoundError: the folder is missing or holds no images, or a tar is missing that its index names.
     """
     if isinstance(dataset, Samples):
         samples = dataset
@@ -130,7 +129,9 @@ def as_samples(dataset: Any) -> Samples:
     return samples
 
 
-def _key(source: str | bytes, prefix: str | None) -> str:
+def _key(source: Source, prefix: str | None) -> str:
+    if isinstance(source, ShardMember):
+        source = source.path
     if not isinstance(source, str):
         return "sha256:" + hashlib.sha256(source).hexdigest()[:32]
     if prefix is None:
@@ -144,29 +145,38 @@ def _key(source: str | bytes, prefix: str | None) -> str:
 def _from_folder(folder: str) -> Samples:
     if not os.path.isdir(folder):
         raise FileNotFoundError(
-            f"dataset must be a folder with one subfolder a class, got {folder!r}, which is not a folder"
+            f"dataset must be a folder with one subfolder a class, or of tar shards, got {folder!r}, which is not a folder"
         )
+    if is_shard_folder(folder):
+        shards = open_shards(folder)
+        return Samples(ShardMembers(shards), shards.index.rows.label, shards.folder, shards.index.classes, folder)
     classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    sources: list[str] = []
+    sources: list[Source] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
         before = len(sources)
         for where, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
             sources += [os.path.join(where, file) for file in sorted(files) if file.lower().endswith(IMAGE_EXTENSIONS)]
         if len(sources) == before:
+            beside = (
+                f"; {folder} is a folder of tar shards only without subfolders, or with its index"
+                if tars_in(folder)
+                else ""
+            )
             raise FileNotFoundError(
-                f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none"
+                f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none{beside}"
             )
         labels += [label] * (len(sources) - before)
     if not classes:
         raise FileNotFoundError(
-            f"{folder} must hold one subfolder a class, got none; images in one flat folder go in as a list of (path, label)"
+            f"{folder} must hold one subfolder a class, got none; images in one flat folder go in as a list of (path, label), and shards are "
+            "uncompressed .tar files"
         )
     return Samples(sources, np.array(labels, np.int64), os.path.abspath(folder), classes, folder)
 
 
 def _from_pairs(pairs: Sequence[Any], name: str, root: str | None = None) -> Samples:
-    sources: list[str | bytes] = []
+    sources: list[Source] = []
     labels = np.empty(len(pairs), np.int64)
     for i, pair in enumerate(pairs):
         if not isinstance(pair, Sequence) or len(pair) != 2 or isinstance(pair, (str, bytes)):
@@ -220,7 +230,8 @@ def _subset(samples: Samples, indices: Any) -> Samples:
     if chosen.size and (chosen.min() < -len(samples) or chosen.max() >= len(samples)):
         wrong = chosen[(chosen < -len(samples)) | (chosen >= len(samples))][0]
         raise ValueError(f"Subset indices must lie in 0..{len(samples) - 1}, got {wrong}")
-    sources = [samples.sources[i] for i in chosen]
+    whole = samples.sources
+    sources: Sequence[Source] = whole.take(chosen) if isinstance(whole, ShardMembers) else [whole[i] for i in chosen]
     return Samples(sources, samples.labels[chosen], samples.root, samples.classes, f"Subset of {samples.name}")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dali_icgan.data.dataset import Samples, read_file
+from dali_icgan.data.dataset import Samples, Source, read_source
 from dali_icgan.data.workers import Background, Workers
 from dali_icgan.errors import DecodeError
 from dali_icgan.ops.image_header import image_header
@@ -90,8 +90,8 @@ class Reader(Background):
         self._workers: Workers | None = None
         self._ending: list[Workers] = []
 
-    def read(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
-        """One a sample, by index or (for a file outside the dataset) by path; what could not be read comes back as the error."""
+    def read(self, items: Sequence[int | Source]) -> list[Encoded | DecodeError]:
+        """One a sample, by index or (for an image outside the dataset) by its source; what could not be read comes back as the error."""
         size = -(-len(items) // self._threads)
         # One task a thread: handing over each file alone costs more than reading it.
         pieces = [items[begin : begin + size] for begin in range(0, len(items), size or 1)]
@@ -101,13 +101,13 @@ class Reader(Background):
             self._workers = Workers(self._threads, "dali_icgan-read")
         return [item for part in self._workers.map(self._read_all, pieces) for item in part]
 
-    def _read_all(self, items: Sequence[int | str]) -> list[Encoded | DecodeError]:
+    def _read_all(self, items: Sequence[int | Source]) -> list[Encoded | DecodeError]:
         return [self._read_one(item) for item in items]
 
-    def _read_one(self, item: int | str) -> Encoded | DecodeError:
-        index, path = (item, self.samples.path(item)) if isinstance(item, int) else (-1, item)
+    def _read_one(self, item: int | Source) -> Encoded | DecodeError:
+        index, path = (item, self.samples.path(item)) if isinstance(item, int) else (-1, str(item))
         try:
-            data = self.samples.read(index) if isinstance(item, int) else read_file(item)
+            data = self.samples.read(index) if isinstance(item, int) else read_source(item)
             return encoded(data, exif=self._exif, max_pixels=self._max_pixels)
         except OSError as error:
             reason = error.strerror or str(error)

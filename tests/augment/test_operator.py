@@ -215,7 +215,7 @@ def test_retrieval_standalone(tmp_path, generator, extractor):
     )
     augment = di.DAICGAN(generator=None, bank=bank, p=1.0, source="neighbour", k=2)
     whole = di.EvalTransform(SIZE, SIZE)
-    originals = di.data.ImageDecoder(1).decode([Path(augment.bank_file(i)).read_bytes() for i in range(9)])
+    originals = di.data.ImageDecoder(1).decode([Path(augment.bank_source(i)).read_bytes() for i in range(9)])
     shown, _, _ = augment(originals, range(9), None, 0, whole)
     alone, _, _ = di.DAICGAN(generator=generator, bank=bank, p=0.0)(originals, range(9), None, 0, whole)
     for i in range(9):
