@@ -93,7 +93,7 @@ def kernels(cuobjdump: str) -> list[Kernel]:
     mangled_names = sorted(set(re.findall(r"Function (\S+):", usage)))
     found: dict[str, Kernel] = {}
     for mangled, name in zip(mangled_names, output("c++filt", *mangled_names).splitlines(), strict=True):
-        parsed = re.match(r"(?:void )?di::(?:\(anonymous namespace\)::)?(\w+)_kernel(?:<(.*?)>)?\(", name)
+        parsed = re.match(r"(?:void )?di::(?:\w+::)?(\w+)_kernel(?:<(.*?)>)?\(", name)
         if parsed is not None:
             arguments = tuple(a.strip().removeprefix("di::") for a in parsed[2].split(",")) if parsed[2] else ()
             found[mangled] = Kernel(parsed[1], arguments)
