@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["dali_icgan.loader", "dali_icgan.data.decode", "nvidia.dali.fn", "tests.processes"])
+# torch._dynamo: what loading a model imports, for seconds.
+_CONTEXT.set_forkserver_preload(["dali_icgan.loader", "nvidia.dali.fn", "torch._dynamo", "tests.processes"])
 
 
 class RankProcesses:

@@ -341,7 +341,7 @@ def test_a_lost_rank_ends_the_building_and_nothing_stored_is_lost(folder, tmp_pa
         for rank in others:
             assert codes[rank] == 1
             assert f"rank {rank} of 3 waited in vain for the others in building the bank" in job.error(rank)
-    assert json.loads(notes.read_text())["done"] >= 6
+    assert json.loads(notes.read_text())["done"] >= 2
     assert_goes_on(folder, tmp_path)
 
 
