@@ -63,7 +63,7 @@ class Ranks:
             return [mine]
         self._agree(doing, None)
         found: list[Any] | None = [None] * self.world if self.rank == 0 else None
-        with self._missing(doing):
+        with self.missing(doing):
             distributed.gather_object(mine, found)
         return found
 
@@ -86,7 +86,7 @@ class Ranks:
                 made[0] = make()
             self._agree(doing, None)
         if self.world > 1:
-            with self._missing(doing):
+            with self.missing(doing):
                 distributed.broadcast_object_list(made)
         result: T = made[0]
         return result
@@ -109,7 +109,7 @@ class Ranks:
         if self.world == 1:
             return
         said: list[Any] = [None] * self.world
-        with self._missing(doing):
+        with self.missing(doing):
             distributed.all_gather_object(said, failure)
         failed = [(rank, reason) for rank, reason in enumerate(said) if reason is not None]
         if failed and failure is None:
@@ -117,8 +117,9 @@ class Ranks:
             raise RankError(f"rank {rank} of {self.world} failed in {doing}: {reason}")
 
     @contextlib.contextmanager
-    def _missing(self, doing: str) -> Iterator[None]:
-        """torch's errors about a lost connection name sockets; what matters is who waited for what."""
+    def missing(self, doing: str) -> Iterator[None]:
+        """Within it torch's errors about a lost connection, which name sockets, become a RankError that says who waited in what; for
+        collectives of torch.distributed's own."""
         try:
             yield
         except RuntimeError as error:

@@ -17,7 +17,6 @@ from torch.utils.data import BatchSampler, DistributedSampler, WeightedRandomSam
 
 import dali_icgan as di
 from dali_icgan.data.order import ShardedOrder
-from dali_icgan.errors import RankError
 from dali_icgan.ranks import Ranks
 from tests.photos import make_folder
 from tests.processes import RankProcesses
@@ -415,15 +414,3 @@ def test_the_features_command_under_torchrun(folder, tmp_path):
     assert done.stdout.count("1 images could not be read") == 1
     assert done.stdout.count("as generator.safetensors embeds") + done.stdout.count("embedded") >= 1
     np.testing.assert_array_equal(di.FeatureBank.open(tmp_path / "bank")._features, alone._features)
-
-
-def test_a_wrong_call_under_torchrun_is_said_in_a_line(folder, tmp_path):
-    (tmp_path / "bank").mkdir()
-    (tmp_path / "bank" / "something").write_text("else")
-    done = torchrun(
-        *("-m", "dali_icgan.cli", "features", str(folder), "-o", str(tmp_path / "bank"), "--device", "cpu"),
-        *("--extractor", str(MODELS / "extractor.safetensors"), "--resolution", "32"),
-    )
-    assert done.returncode != 0
-    assert "error: path must be a folder that is new, empty or a bank" in done.stderr
-    assert issubclass(RankError, RuntimeError)
