@@ -223,7 +223,7 @@ def by_samplers(folder):
         assert (loader.rank, loader.world) == (0, 1)  # such a sampler shards itself
         batches = [info["index"].tolist() for *_, info in loader]
         assert len(batches) == len(loader)
-        found[name] = sum(batches, [])
+        found[name] = [index for batch in batches for index in batch]
     assert world == 2
     return found
 
@@ -384,14 +384,13 @@ torch.distributed.destroy_process_group()
 
 
 def torchrun(*arguments):
-    done = subprocess.run(
+    return subprocess.run(
         [*(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"), *arguments],
         capture_output=True,
         text=True,
         timeout=180,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    return done
 
 
 def test_a_script_under_torchrun(good, tmp_path):

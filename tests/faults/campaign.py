@@ -18,7 +18,7 @@ PER_CLASS = 20  # photographs, of three classes
 TIMEOUT = 20.0  # of the process group, in seconds
 PATIENCE = 60.0  # in which whoever lost a rank must have ended
 RANKS = 4
-LONGEST = {"training": 1.2, "bank": 0.8}  # seconds of a job's life in which it is killed
+LONGEST = {"training": 1.2, "bank": 0.6}  # seconds of a job's life in which it is killed
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Campaign:
                 time.sleep(0.001)
         else:  # while a file is written, or just behind that
             victim = 0  # who writes
-            before, passing = _written(watched), self.random.randint(0, 6)
+            before, passing = _written(watched), self.random.randint(0, 9)
             while time.monotonic() < until and len(processes.alive()) == processes.world:
                 if (now := _written(watched)) - before:
                     before, passing = now, passing - 1

@@ -120,4 +120,4 @@ def build(folder: str, bank: str) -> int:
     """Build a bank, or go on with it; notes how far it is after every chunk."""
     bank_build._SAVE_SECONDS = 0
     extractor = di.load_extractor(MODELS / "extractor.safetensors", device="cpu", resolution=SIZE)
-    return di.FeatureBank.build(folder, extractor, bank, batch_size=2, progress=False).n
+    return di.FeatureBank.build(folder, extractor, bank, batch_size=1, progress=False).n
