@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from dali_icgan.ranks import Ranks
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 # torch._dynamo: what loading a model imports, for seconds.
 _CONTEXT.set_forkserver_preload(["dali_icgan.loader", "nvidia.dali.fn", "torch._dynamo", "tests.processes"])
@@ -138,7 +140,7 @@ def _run(
         result = function(*arguments)
         Path(f"{folder}/{rank}.json").write_text(json.dumps(result))
         if distributed:
-            torch.distributed.barrier()  # a rank that leaves takes its connections with it
+            Ranks.here().barrier("leaving")  # a rank that leaves takes its connections with it
     except BaseException as error:
         Path(f"{folder}/{rank}.error").write_text(f"{type(error).__name__}: {error}")
         traceback.print_exc()

@@ -365,6 +365,56 @@ def test_one_rank_may_build_by_itself(folder, tmp_path):
     assert di.FeatureBank.open(tmp_path / "bank").n == N
 
 
+# ---------------------------------------------------------------------- figures and training
+
+
+def judged(folder, bank):
+    from dali_icgan.training import quality
+
+    quality._IMAGES = 4  # several parts for each rank
+    generator, extractor = models()
+    opened = di.FeatureBank.open(bank)
+    options = {"neighbours_k": 5, "samples": 13, "groups": 5, "draws": 2, "k": 3}
+    return quality.evaluate(generator, extractor, opened, folder, **options)
+
+
+def test_figures_over_ranks_are_those_of_one_process(good, bank, tmp_path):
+    found = []
+    for world in (1, 3):
+        with RankProcesses(judged, world, (str(good), str(bank)), folder=tmp_path) as job:
+            found += job.results(120)
+    assert found[0]["samples"] == 13
+    assert all(figures == found[0] for figures in found)
+
+
+def trained(folder, out, steps):
+    from dali_icgan.training.run import Training, train
+
+    settings = {
+        "gan": {"channels": 4, "z_chunk": 4, "shared_dim_feat": 8, "batch_size": 8, "k": 5, "steps": steps},
+        "extractor": {"steps": 4, "batch_size": 8, "width": 8},
+        **{"look_every": 5, "look_samples": 12, "samples": 12, "save_every": 0.001},
+    }
+    train(folder, out, Training.from_mapping(settings), device="cpu", progress=False)
+
+
+@pytest.mark.filterwarnings("ignore:.*which are few")
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_training_that_loses_a_rank_ends_and_goes_on(good, tmp_path, lost):
+    out = tmp_path / "run"
+    with RankProcesses(trained, 2, (str(good), str(out), 100_000), folder=tmp_path, timeout=60) as job:
+        begun(job, (out / "gan-state.pt").exists, 120)
+        job.kill(lost)
+        assert job.wait(50, [1 - lost])[1 - lost] == 1
+        assert f"RankError: rank {1 - lost} of 2 waited in vain for the others in training" in job.error(1 - lost)
+    from dali_icgan.training.state import load_state
+
+    step = load_state(out / "gan-state.pt")["step"]
+    with RankProcesses(trained, 2, (str(good), str(out), step + 5), folder=tmp_path, timeout=60) as job:
+        job.results(120)
+    assert (out / "report.md").exists()
+
+
 # ---------------------------------------------------------------------- torchrun
 
 SCRIPT = """

@@ -31,6 +31,7 @@ def main() -> int:
 
     record = {
         **environment(),
+        "command": f"python -m tests.faults {given.kills} {given.seed}",
         "seed": given.seed,
         "kills": counts.kills,
         "moments": dict(sorted(counts.moments.items())),
