@@ -393,7 +393,10 @@ def trained(folder, out, steps):
     settings = {
         "gan": {"channels": 4, "z_chunk": 4, "shared_dim_feat": 8, "batch_size": 8, "k": 5, "steps": steps},
         "extractor": {"steps": 4, "batch_size": 8, "width": 8},
-        **{"look_every": 5, "look_samples": 12, "samples": 12, "save_every": 0.001},
+        "look_every": 5,
+        "look_samples": 12,
+        "samples": 12,
+        "save_every": 0.001,
     }
     train(folder, out, Training.from_mapping(settings), device="cpu", progress=False)
 
