@@ -35,7 +35,7 @@ class Section:
 SECTIONS = (
     Section(
         "faults.jsonl",
-        ("processor", "seed"),
+        ("processor",),
         "Killed jobs",
         """`make faults` (`KILLS=1000`, `FAULTS_SEED=7`: as many, by that seed) kills jobs with SIGKILL at random moments: trainings over
 ranks with checkpoints, and the building of feature banks; all ranks at once, as a machine that is lost, or one of several, whose others
@@ -47,7 +47,7 @@ byte for byte. A mismatch is any sample, pixel, byte, error or hang that is not 
     ),
     Section(
         "soak.jsonl",
-        ("processor", "seed"),
+        ("processor", "case"),
         "Long runs",
         "`make soak` lets loaders run for long, and looks at what they hold meanwhile.",
     ),
@@ -81,7 +81,7 @@ def newest(section: Section, results: Path) -> list[dict[str, Any]]:
 def said(value: Any) -> str:
     """A value of a record as a reader wants it."""
     if isinstance(value, dict):
-        return ", ".join(f"{said(each)} {_words(name)}" for name, each in value.items())
+        return "; ".join(f"{_words(name)}: {said(each)}" for name, each in value.items())
     if isinstance(value, (list, tuple)):
         return ", ".join(map(said, value))
     if isinstance(value, bool) or value is None:

@@ -52,5 +52,5 @@ def test_the_newest_run_of_each_kind_is_shown(tmp_path):
     assert "| domain | header | bank |" in lines
     assert "| mutants | 1,234 | 2,000 |" in lines
     assert "| seed |  | 5000 |" in lines
-    assert "| outcomes |  | 1,999 read, 1 refused by name |" in lines
+    assert "| outcomes |  | read: 1,999; refused by name: 1 |" in lines
     assert lines.count("* a processor, torch 9.9, DALI 8.8, Python 3.99, commit abc, 2026-01-02") == 1

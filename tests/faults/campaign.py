@@ -108,7 +108,7 @@ class Campaign:
             left -= 1
             self.counts.kills += 1
             changed = _files(watched) - before
-            moment = f"{kind}: " + (
+            moment = f"{kind}, " + (
                 "while a file was written"
                 if any(name.endswith(".new") for name, _ in changed)
                 else "at work"
