@@ -43,7 +43,9 @@ must then end by themselves, within the process group's timeout, with an error t
 random time, half when a temporary file appears, between the writing of a checkpoint and its renaming. Each job goes on on a random number
 of ranks, 1 to 4, with another batch size and prefetch depth, until it is done. Then every sample of every epoch must have been delivered
 exactly once, up to the checkpoints that the job went on from, with the pixels of a run that nothing happened to; a bank must be that run's
-byte for byte. A mismatch is any sample, pixel, byte, error or hang that is not so.""",
+byte for byte. A mismatch is any sample, pixel, byte or error that is not so; a rank that hangs ends the run. Until torch has connected the
+ranks of a job all are killed: there the others of one that is lost wait for five times the timeout, unless a launcher such as torchrun ends
+them.""",
     ),
     Section(
         "soak.jsonl",

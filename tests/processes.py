@@ -3,6 +3,7 @@
 They are forked from a server that has imported torch, DALI and the package once, and never computed: a rank is there in milliseconds.
 """
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -85,6 +86,11 @@ class RankProcesses:
         """SIGSTOP: it hangs, with its connections open."""
         os.kill(self.processes[rank].pid, signal.SIGSTOP)
 
+    def connected(self) -> bool:
+        """Whether torch has connected all ranks. A rank that is lost before that is missed by the others after five times the timeout:
+        Gloo tries again, and only a launcher (torchrun) ends them sooner."""
+        return all((self.folder / f"{rank}.connected").exists() for rank in range(self.world))
+
     def alive(self) -> list[int]:
         return [rank for rank, process in enumerate(self.processes) if process.is_alive()]
 
@@ -95,7 +101,12 @@ class RankProcesses:
         for rank in ranks:
             self.processes[rank].join(max(0.0, deadline - time.monotonic()))
         hanging = [rank for rank in ranks if self.processes[rank].is_alive()]
-        assert not hanging, f"ranks {hanging} of {self.world} still run after {seconds} s: {self.folder}"
+        for rank in hanging:
+            os.kill(self.processes[rank].pid, signal.SIGUSR1)  # says where it is
+        if hanging:
+            time.sleep(1)
+            said = "\n".join(f"rank {rank}:\n{self.output(rank)}" for rank in hanging)
+            raise AssertionError(f"ranks {hanging} of {self.world} still run after {seconds} s\n{said}")
         return [process.exitcode for process in self.processes]
 
     def results(self, seconds: float) -> list[Any]:
@@ -127,6 +138,7 @@ def _run(
     descriptor = os.open(f"{folder}/{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(descriptor, stream)
+    faulthandler.register(signal.SIGUSR1, file=descriptor)
     torch.set_num_threads(threads)
     try:
         if distributed:
@@ -137,6 +149,7 @@ def _run(
                 world_size=world,
                 timeout=timedelta(seconds=timeout),
             )
+        Path(f"{folder}/{rank}.connected").touch()
         result = function(*arguments)
         Path(f"{folder}/{rank}.json").write_text(json.dumps(result))
         if distributed:

@@ -103,6 +103,25 @@ def test_who_fails_tells_the_others(tmp_path, rank, where):
             assert job.error(each) == (own if each == rank else told)
 
 
+def recovering():
+    ranks = Ranks.here()
+
+    def make():
+        raise OSError("no")
+
+    try:
+        with ranks.together("the work"):
+            ranks.from_first("the beginning", make)
+    except (OSError, di.RankError) as error:
+        said = type(error).__name__
+    return [said, ranks.gather(ranks.rank, "what comes next")]
+
+
+def test_behind_a_failure_ranks_are_still_in_step(tmp_path):
+    with RankProcesses(recovering, 3, folder=tmp_path, timeout=20) as job:
+        assert job.results(60) == [["OSError", [0, 1, 2]], ["RankError", None], ["RankError", None]]
+
+
 def waiting(folder):
     ranks = Ranks.here()
     for step in range(1000):

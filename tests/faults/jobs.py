@@ -61,7 +61,7 @@ def train(folder: str, bank: str, work: str, attempt: int, batch_size: int, pref
     checkpoint = Path(work, "checkpoint.pt")
     batches = loader(folder, bank, batch_size, prefetch_factor)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 64), nn.ReLU(), nn.Linear(64, 3))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIZE * SIZE, 128), nn.ReLU(), nn.Linear(128, 3))
     optimiser = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     step = first = 0
     if checkpoint.exists():
