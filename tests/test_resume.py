@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, DistributedSampler, RandomSampler, SequentialSampler, WeightedRandomSampler
 from torchdata.stateful_dataloader import StatefulDataLoader
+from torchdata.stateful_dataloader.sampler import RandomSampler as StatefulRandomSampler
 
 import dali_icgan as di
 from dali_icgan.data.order import ShardedOrder
@@ -166,6 +167,9 @@ def samplers():
         "random": lambda: {"sampler": RandomSampler(range(N))},
         "random with a generator": lambda: {
             "sampler": RandomSampler(range(N), generator=torch.Generator().manual_seed(4))
+        },
+        "torchdata's random": lambda: {
+            "sampler": StatefulRandomSampler(range(N), generator=torch.Generator().manual_seed(4))
         },
         "weighted": lambda: {"sampler": WeightedRandomSampler([1.0, 2.0, 3.0] * 8, 40)},
         "distributed": lambda: {"sampler": DistributedSampler(range(N), 2, 1, seed=3)},

@@ -256,7 +256,7 @@ def features_command(
 ) -> None:
     """Compute every image's features once; a replaced image is then not even read. torchrun spreads the work over ranks:
 
-    torchrun --nproc-per-node 8 --no-python dali-icgan features ...
+    torchrun --nproc-per-node 8 -m dali_icgan.cli features ...
     """
     from dali_icgan.cli.features import run
 
