@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full build emulate sanitize fuzz lint format clean
+.PHONY: demo test test-full build emulate sanitize fuzz faults lint format clean
 
 demo: build
 	.venv/bin/dali-icgan demo
@@ -30,6 +30,10 @@ sanitize: .venv/installed build
 # A million damaged image files through the header parser under the sanitizers; MUTANTS=..., FUZZ_SEED=... for others.
 fuzz: .venv/installed build
 	$(PY) -m tests.fuzz $(or $(MUTANTS),1000000) $(or $(FUZZ_SEED),0)
+
+# Jobs killed at random moments, and what comes of them; KILLS=..., FAULTS_SEED=... for others. Noted for docs/reliability.md.
+faults: .venv/installed build
+	$(PY) -m tests.faults $(or $(KILLS),100) $(FAULTS_SEED) --record
 
 lint: .venv/installed
 	.venv/bin/ruff check .

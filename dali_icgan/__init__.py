@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dali_icgan._native import build_info
     from dali_icgan.augment import DAICGAN, EvalTransform, FeatureBank, TrainTransform
     from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
-    from dali_icgan.errors import DecodeError, DeviceError
+    from dali_icgan.errors import DecodeError, DeviceError, RankError
     from dali_icgan.loader import DataLoader
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Extractor",
     "FeatureBank",
     "Generator",
+    "RankError",
     "TrainTransform",
     "build_info",
     "fn",
@@ -40,6 +41,7 @@ _MODULES = {
     "Extractor": "engine",
     "FeatureBank": "augment",
     "Generator": "engine",
+    "RankError": "errors",
     "TrainTransform": "augment",
     "build_info": "_native",
     "fn": "fn",

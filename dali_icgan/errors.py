@@ -22,3 +22,7 @@ class DecodeError(RuntimeError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int, str]]:
         return type(self), (self.path, self.index, self.reason)
+
+
+class RankError(RuntimeError):
+    """Several processes were to do something together, and another one failed, ended or did not answer in time."""

@@ -6,7 +6,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,10 @@ from dali_icgan.data.workers import PATIENCE
 from dali_icgan.engine.forms import Table, read_table
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.errors import DecodeError
+from dali_icgan.progress import STATE_FORMAT, STATE_KIND, Progress, check_state, restore_sampler, sampler_state
+from dali_icgan.ranks import Ranks
 
 log = logging.getLogger("dali_icgan")
-STATE_FORMAT = 1
 
 
 class DataLoader:
@@ -45,7 +46,8 @@ class DataLoader:
         drop_last: leave out the last incomplete batch.
         timeout: seconds to wait for a batch; 0: for ever.
         generator: its seed is taken where ``seed`` is None.
-        pin_memory, worker_init_fn, multiprocessing_context, persistent_workers, pin_memory_device, in_order: accepted, without effect.
+        pin_memory, worker_init_fn, multiprocessing_context, persistent_workers, pin_memory_device, in_order, snapshot_every_n_steps (of
+            torchdata's StatefulDataLoader): accepted, without effect.
         prefetch_factor: batches ready ahead; None: 2.
         augment: a :class:`DAICGAN`, or None.
         transform: crop, flip and normalisation: :class:`TrainTransform` or :class:`EvalTransform`.
@@ -91,6 +93,7 @@ class DataLoader:
         persistent_workers: bool = False,
         pin_memory_device: str = "",
         in_order: bool = True,
+        snapshot_every_n_steps: int = 1,
         augment: DAICGAN | None = None,
         transform: TrainTransform | EvalTransform | None = None,
         views: int = 1,
@@ -116,11 +119,11 @@ class DataLoader:
             "persistent_workers": persistent_workers,
             "pin_memory_device": pin_memory_device,
             "in_order=False": not in_order,
+            "snapshot_every_n_steps": snapshot_every_n_steps != 1,
         }
+        reasons = {"in_order=False": "order is always kept", "snapshot_every_n_steps": "a state is exact at every step"}
         for name in (name for name, asked in ignored.items() if asked):
-            reason = (
-                "order is always kept" if name.startswith("in_order") else "there are no worker processes to set up"
-            )
+            reason = reasons.get(name, "there are no worker processes to set up")
             warnings.warn(f"{name} has no effect here: {reason}", stacklevel=2)
         _natural("num_workers", num_workers, 0)
         if prefetch_factor is not None:
@@ -182,11 +185,6 @@ class DataLoader:
         self.remainder = remainder or ("pad" if self.shuffle else "uneven")
         self.return_info = return_info
         samples = as_samples(dataset)
-        if remainder is None and self.remainder == "uneven" and len(samples) % self.world:
-            log.warning(
-                f"{len(samples)} samples do not divide by {self.world} ranks: without shuffle none is repeated or left out, so ranks' counts "
-                'differ by one, perhaps of batches too; remainder="pad" or "drop" makes them equal'
-            )
         self._engine = Engine(
             samples,
             augment=augment,
@@ -202,12 +200,14 @@ class DataLoader:
             exif=exif,
             keep=self.prefetch_factor + 3,
         )
+        if self.world > 1 and remainder is None and self.remainder == "uneven":
+            self._say_uneven()
         self._pid = os.getpid()
         self._closed = False
         self._epoch = 0  # of the next pass
         self._sampler_epoch = getattr(self._any_sampler, "epoch", None)
         self._resume: dict[str, Any] | None = None
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
         self._pass: weakref.ref[_Pass] | None = None
         self._warned = False
         weakref.finalize(self, Engine.close, self._engine)
@@ -254,57 +254,62 @@ class DataLoader:
     # ------------------------------------------------------------------ state
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the epoch stands, counted in batches handed out: small, JSON-able. A state taken after the last batch means the next
-        epoch. ``forms``: which tile each convolution of the generator and the extractor takes, on a CPU."""
+        """Where the epoch stands, counted in batches handed out, not in those ready ahead: small, JSON-able, and what it belongs to.
+
+        ``position`` counts the samples that all ranks together have had of ``epoch``, so that any rank's state of the same step serves
+        them all, on whatever number of ranks goes on; with a sampler, which shards itself, it counts this rank's, and each rank needs
+        its own. A state taken after the last batch says that the epoch is done, as StatefulDataLoader's does: the next pass is empty.
+        Taken once the loop has ended, it means the next epoch. ``forms``: which tile each convolution of the generator and the
+        extractor takes, on a CPU.
+        """
+        if self._resume is not None:
+            return dict(self._resume)
         state = {
-            "kind": "dali_icgan.DataLoader",
+            "kind": STATE_KIND,
             "format": STATE_FORMAT,
-            "dataset": self._engine.samples.fingerprint,
-            "samples": len(self._engine.samples),
+            **self._identity(),
             "seed": self.seed,
-            "shuffle": self.shuffle,
-            "order": "own" if self._own_order else "sampler",
             "epoch": self._epoch,
             "position": 0,
             "forms": {} if self.augment is None else self.augment.forms,
         }
-        if self._resume is not None:
-            return dict(self._resume)
-        return state if self._progress is None else state | self._progress.state()
+        if self._progress is None or self._progress.finished:
+            return state | sampler_state(self._stateful_sampler)
+        return state | self._progress.state()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from :meth:`state_dict`: the next pass is exactly the rest of that epoch.
+        """Continue from :meth:`state_dict`: the next pass is exactly the rest of that epoch, each sample once, also on another number of
+        ranks, with another batch size, ``drop_last`` or ``remainder`` (which then go by what is left), or prefetch depth. ``len()``
+        stays that of a whole epoch.
 
         Raises:
             ValueError: the state is of another dataset, order or version; or its pixels were made with other forms of convolutions, on the
                 same instruction set: ``load_generator(..., forms=state["forms"]["generator"])`` goes on with those (extractor alike).
         """
-        if not isinstance(state, dict) or state.get("kind") != "dali_icgan.DataLoader":
-            raise ValueError("state must come from DataLoader.state_dict() of this package")
-        expected = {
-            "format": STATE_FORMAT,
-            "samples": len(self._engine.samples),
-            "dataset": self._engine.samples.fingerprint,
-            "shuffle": self.shuffle,
-            "order": "own" if self._own_order else "sampler",
-        }
-        for name, value in expected.items():
-            if state.get(name) != value:
-                raise ValueError(f"state must be of this loader: {name} must be {value!r}, got {state.get(name)!r}")
-        for name in ("seed", "epoch", "position"):
-            if not isinstance(state.get(name), int):
-                raise ValueError(f"state must have an integer {name}, got {state.get(name)!r}")
+        check_state(state, self._identity())
         self._check_forms(state.get("forms", {}))
+        seed = _seed(state["seed"], None, 1)
         self._end_pass()
         self._progress = None
         self._epoch = state["epoch"]
-        self.seed = state["seed"]
-        self._engine.reseed(self.seed)
+        self.seed = seed
+        self._engine.reseed(seed)
         self._resume = dict(state) if state["position"] else None
+        restore_sampler(self._stateful_sampler, state)
         sampler = self._any_sampler
         if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(self._epoch)
         self._sampler_epoch = getattr(sampler, "epoch", None)
+
+    def _identity(self) -> dict[str, Any]:
+        """What a state must agree with."""
+        samples = self._engine.samples
+        return {
+            "samples": len(samples),
+            "dataset": samples.fingerprint,
+            "shuffle": self.shuffle,
+            "order": "own" if self._own_order else "sampler",
+        }
 
     def _check_forms(self, forms: dict[str, Table]) -> None:
         if not isinstance(forms, dict):
@@ -389,6 +394,10 @@ class DataLoader:
             return self.batch_sampler if hasattr(self.batch_sampler, "set_epoch") or inner is None else inner
         return self.sampler
 
+    @property
+    def _stateful_sampler(self) -> Any:
+        return self.batch_sampler if hasattr(self.batch_sampler, "state_dict") else self._any_sampler
+
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
             raise RuntimeError(
@@ -399,10 +408,10 @@ class DataLoader:
 
     def _shard(self, shard: tuple[int, int] | bool | None) -> tuple[int, int]:
         if shard is None or shard is True:
-            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-            if not distributed or not self._own_order:
+            here = Ranks.here()
+            if here.world == 1 or not self._own_order:
                 return 0, 1
-            shard = torch.distributed.get_rank(), torch.distributed.get_world_size()
+            shard = here.rank, here.world
             log.info("samples are sharded over ranks: this is rank %d of %d", *shard)
         if shard is False:
             return 0, 1
@@ -432,25 +441,27 @@ class DataLoader:
             self.remainder,
         )
 
+    def _say_uneven(self) -> None:
+        counts = {replace(self._sharded(0, 0), rank=rank).batches for rank in (0, self.world - 1)}
+        log.log(
+            logging.WARNING if len(counts) > 1 else logging.INFO,
+            "without shuffle each sample comes exactly once: batch counts may differ by one over ranks (here they %s); "
+            'remainder="pad" or "drop" makes them equal, where every step waits for all ranks',
+            "do" if len(counts) > 1 else "do not",
+        )
+
     def _end_pass(self) -> None:
         current = self._pass() if self._pass is not None else None
         if current is not None:
             current.close()
 
-    def _begin(self, epoch: int, resume: dict[str, Any] | None) -> "_Progress":
-        """The order of an epoch and where in it to begin."""
-        position = resume["position"] if resume else 0
+    def _begin(self, epoch: int, resume: dict[str, Any] | None) -> Progress:
+        """The order of an epoch, from where it goes on."""
+        start = resume["position"] if resume else 0
         if self._own_order:
-            return _Progress(epoch, self._sharded(epoch, position), 0)
+            return Progress(epoch, self._sharded(epoch, start))
         sampler: Any = self.sampler if self.batch_sampler is None else self.batch_sampler
-        drawn_from = getattr(self._any_sampler, "generator", None)
-        before = None
-        if isinstance(drawn_from, torch.Generator):
-            if resume is not None and resume.get("sampler_generator"):
-                drawn_from.set_state(
-                    torch.frombuffer(bytearray.fromhex(resume["sampler_generator"]), dtype=torch.uint8)
-                )
-            before = drawn_from.get_state().numpy().tobytes().hex()
+        before = sampler_state(self._stateful_sampler)
         endless = not hasattr(sampler, "__len__")
         order = ListedOrder(
             iter(sampler) if endless else listed(sampler, self.seed, epoch),
@@ -459,14 +470,14 @@ class DataLoader:
             self.drop_last,
             batches=self.batch_sampler is not None,
             endless=endless,
+            start=start,
         )
-        if resume is not None:
-            order.batch(position - 1)
-            if order.batches < position or order.checksum(position) != resume.get("checksum"):
-                raise ValueError(
-                    "state must be of the same sampler and batch_size: these give other batches than those already delivered"
-                )
-        return _Progress(epoch, order, position, before)
+        if resume is not None and (order.start < start or order.checksum(start) != resume.get("checksum")):
+            raise ValueError(
+                "state must be of the same sampler, and of this rank's where it shards itself: it gives other samples than those "
+                "already delivered"
+            )
+        return Progress(epoch, order, before)
 
     def _warn_once(self) -> None:
         if self._engine.errors and not self._warned:
@@ -477,45 +488,17 @@ class DataLoader:
             )
 
 
-@dataclass
-class _Progress:
-    """How far a pass has come; outlives the pass, so that a state can be taken after ``break``."""
-
-    epoch: int
-    order: ShardedOrder | ListedOrder
-    first: int  # the batch of ``order`` that the pass begins with
-    sampler_generator: str | None = None
-    delivered: int = 0
-
-    def state(self) -> dict[str, Any]:
-        """What :meth:`DataLoader.state_dict` says of it."""
-        batches = self.first + self.delivered
-        if self.order.batch(batches) is None:
-            return {"epoch": self.epoch + 1, "position": 0}
-        if isinstance(self.order, ShardedOrder):
-            return {
-                "epoch": self.epoch,
-                "position": self.order.start + batches * self.order.batch_size * self.order.world,
-            }
-        return {
-            "epoch": self.epoch,
-            "position": batches,
-            "checksum": self.order.checksum(batches),
-            "sampler_generator": self.sampler_generator,
-        }
-
-
 class _Pass(Iterator[Any]):
     """One pass over the data; its threads end with it."""
 
-    def __init__(self, loader: DataLoader, progress: _Progress) -> None:
+    def __init__(self, loader: DataLoader, progress: Progress) -> None:
         self._loader = loader
         self._progress = progress
         self._finished = False
         engine = loader._engine
         engine.begin(progress.epoch)
         stages = Stages(
-            engine.plan(progress.epoch, progress.order, progress.first),
+            engine.plan(progress.epoch, progress.order, 0),
             [engine.read, engine.decode, engine.finish],
             look_ahead=loader.prefetch_factor + 2,
             name="dali_icgan",
@@ -544,6 +527,7 @@ class _Pass(Iterator[Any]):
             delivery: Delivery = self._stages.next(loader.timeout or None)
         except BaseException as error:
             self._finished = True
+            self._progress.finished = isinstance(error, StopIteration)
             self.close()
             loader._warn_once()
             if isinstance(error, TimeoutError):

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
     "_native": 3,
+    "ranks": 3,
     "ops": 4,
     "models": 5,
     "embedded": 10,
@@ -17,6 +18,7 @@ FLOORS = {
     "data": 7,
     "augment": 8,
     "batches": 9,
+    "progress": 9,
     "loader": 9,
     "fn": 9,
     "training": 10,

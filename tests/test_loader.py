@@ -747,9 +747,8 @@ def test_any_chain_of_saves_and_loads_gives_the_rest(load, order):
     assert keys_of(loader) == epochs[1]
     loader = make()
     loader.load_state_dict(json.loads(json.dumps(state)))
-    if order != "sampler":  # a sampler's own generator is the user's to carry from epoch to epoch
-        assert keys_of(loader) == epochs[1]
-        assert keys_of(loader) == epochs[2]
+    assert keys_of(loader) == epochs[1]
+    assert keys_of(loader) == epochs[2]
 
 
 def test_a_state_counts_batches_handed_out(load):
@@ -761,6 +760,8 @@ def test_a_state_counts_batches_handed_out(load):
     assert loader.state_dict()["position"] == 5
     for _ in range(4):
         next(passing)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (0, N)
+    assert list(passing) == []
     assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (1, 0)
 
 
@@ -795,12 +796,16 @@ def test_set_epoch_to_the_states_own_epoch_keeps_the_state(load):
     ("change", "message"),
     [
         ({"kind": "other"}, "state must come from DataLoader.state_dict"),
-        ({"format": 99}, "format must be 1, got 99"),
+        ({"format": 99}, "format must be 2, got 99"),
         ({"dataset": "0" * 32}, "dataset must be"),
         ({"samples": 3}, "samples must be 24, got 3"),
         ({"shuffle": True}, "shuffle must be False, got True"),
         ({"order": "sampler"}, "order must be 'own', got 'sampler'"),
         ({"position": None}, "state must have an integer position, got None"),
+        ({"position": -1}, "state must have position >= 0, got -1"),
+        ({"position": 25}, "state must have a position of at most 24 samples, got 25"),
+        ({"epoch": True}, "state must have an integer epoch, got True"),
+        ({"seed": 2**64}, "seed must be a 64-bit integer"),
     ],
 )
 def test_a_state_of_something_else_is_refused(load, change, message):
@@ -1043,6 +1048,7 @@ def test_a_generator_elsewhere_is_named(load, augment, monkeypatch):
         {"persistent_workers": True},
         {"pin_memory_device": "cuda"},
         {"in_order": False},
+        {"snapshot_every_n_steps": 5},
     ],
     ids=str,
 )

@@ -174,19 +174,6 @@ def test_uneven_and_few_tars_change_nothing_for_ranks(load, uneven, world, shuff
     assert max(map(len, seen)) - min(map(len, seen)) <= 1
 
 
-def test_that_counts_differ_is_said_once(load, uneven, caplog):
-    caplog.set_level(logging.INFO, "dali_icgan")
-    loader = load(uneven, shard=(0, 4))
-    list(loader), len(loader), list(loader)
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "13 samples do not divide by 4 ranks" in line
-    assert 'remainder="pad" or "drop"' in line
-    caplog.clear()
-    load(uneven, shard=(0, 13)), load(uneven), load(uneven, shard=(0, 4), shuffle=True)
-    load(uneven, shard=(0, 4), remainder="pad"), load(uneven, shard=(0, 4), remainder="uneven")
-    assert caplog.records == []
-
-
 # ---------------------------------------------------------------------- damage
 
 

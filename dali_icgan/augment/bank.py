@@ -20,6 +20,7 @@ from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.dataset import Source, source_finder
 from dali_icgan.engine import Extractor, Generator
 from dali_icgan.ops import unit_rows
+from dali_icgan.ranks import Ranks
 
 _QUERIES, _BASE = 1024, 65536  # rows of one block of distances
 
@@ -100,11 +101,13 @@ class FeatureBank:
         batch_size: int = 64,
         exif: bool = False,
         progress: bool = True,
+        shard: bool | None = None,
     ) -> "FeatureBank":
         """Compute the features of a dataset and store them; or go on where an earlier call was cut off; or open what is finished.
 
         Images that cannot be read or decoded are left out and listed in ``absent``. A second process that builds the same bank waits
-        for the first.
+        for the first. Over ranks of torch.distributed all call this: each computes its share of the images, rank 0 writes, and every
+        rank opens the finished bank, in a folder that all see. Bits, and where an unfinished bank goes on, know nothing of ranks.
 
         Args:
             dataset: whatever ``DataLoader`` takes.
@@ -113,12 +116,15 @@ class FeatureBank:
             dtype: of the stored rows: float16 or float32.
             batch_size: images an extractor call; the last one is filled up, so that a row's bits depend on its image alone.
             exif: rotate images as their EXIF orientation says.
-            progress: show a bar on the terminal.
+            progress: show a bar on the terminal (of rank 0).
+            shard: None: over torch.distributed's ranks where it is initialised; False: this process alone.
 
         Returns:
             the bank, memory-mapped.
 
         Raises:
+            RankError: another rank failed, ended or did not answer within the process group's timeout; what is stored stays, and the
+                same call goes on with it, on any number of ranks.
             ValueError: an argument is not as above; the folder holds something else, or a bank of another dataset or extractor (it
                 says what differs, and nothing is overwritten); no image is readable; the extractor's rows are not of unit length.
         """
@@ -145,16 +151,7 @@ class FeatureBank:
             "n": len(samples),
             "dim": extractor.dim,
         }
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"path must be a folder, got {folder}, which is a file")
-        meta = building.existing(folder, wanted)
-        if meta is None or not meta["complete"]:
-            folder.mkdir(parents=True, exist_ok=True)
-            with building.sole_builder(folder):
-                meta = building.existing(folder, wanted)  # another process may have finished it meanwhile
-                if meta is None or not meta["complete"]:
-                    meta = building.start(folder, meta, wanted, samples)
-                    building.fill(folder, meta, samples, extractor, batch_size, progress)
+        building.build(folder, wanted, samples, extractor, batch_size, progress, Ranks.here(shard))
         return cls.open(folder)
 
     @classmethod

@@ -1,10 +1,10 @@
-"""Building a feature bank: restartable at any moment, one builder at a time."""
+"""Building a feature bank: restartable at any moment, by one job at a time, of one rank or many."""
 
 import contextlib
 import fcntl
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
@@ -23,9 +23,45 @@ from dali_icgan.data.decode import available_threads
 from dali_icgan.data.read import Reader
 from dali_icgan.engine import Extractor
 from dali_icgan.errors import DecodeError
+from dali_icgan.ranks import Ranks
 
+# Of some images: the first one's row, their unit rows, and why there is none, by row.
+Chunk = tuple[int, npt.NDArray[np.float32], dict[int, str]]
 _SAVE_SECONDS = 2.0
 _log = logging.getLogger("dali_icgan")
+
+
+def build(
+    folder: Path,
+    wanted: dict[str, Any],
+    samples: Samples,
+    extractor: Extractor,
+    batch_size: int,
+    progress: bool,
+    ranks: Ranks,
+) -> None:
+    """Make the bank that is wanted, or what is missing of it. Every rank calls this; the first one writes."""
+    doing = f"building the bank {folder}"
+    with contextlib.ExitStack() as held:
+
+        def prepare() -> tuple[dict[str, Any], bool]:
+            if folder.exists() and not folder.is_dir():
+                raise ValueError(f"path must be a folder, got {folder}, which is a file")
+            meta = existing(folder, wanted)
+            if meta is None or not meta["complete"]:
+                folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(sole_builder(folder))
+                meta = existing(folder, wanted)  # another process may have finished it meanwhile
+                if meta is None or not meta["complete"]:
+                    meta = start(folder, meta, wanted, samples)
+            return meta, (folder / "features.npy").exists()
+
+        meta, computed = ranks.from_first(doing, prepare)
+        if not computed:
+            with ranks.together(doing):
+                compute(folder, meta, samples, extractor, batch_size, progress, ranks, doing)
+        if not meta["complete"]:
+            ranks.from_first(doing, lambda: finish(folder, meta))
 
 
 def existing(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -71,49 +107,76 @@ def start(folder: Path, meta: dict[str, Any] | None, wanted: dict[str, Any], sam
     return meta
 
 
-def fill(
-    folder: Path, meta: dict[str, Any], samples: Samples, extractor: Extractor, batch_size: int, progress: bool
+def compute(
+    folder: Path,
+    meta: dict[str, Any],
+    samples: Samples,
+    extractor: Extractor,
+    batch_size: int,
+    progress: bool,
+    ranks: Ranks,
+    doing: str,
 ) -> None:
-    """Compute and store the rows that are not there yet."""
-    final, part = folder / "features.npy", folder / "features.npy.part"
+    """Compute the rows that are not there yet, each rank its share of them, and on the first one store them."""
+    # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
+    extractor.prepare(min(batch_size, meta["n"]))
+    begins = range(meta["done"], meta["n"], batch_size)
+    with (
+        _writer(folder, meta, samples.keys, progress) if ranks.rank == 0 else contextlib.nullcontext() as write,
+        _images(samples, begins[ranks.rank :: ranks.world], batch_size, meta["exif"]) as chunks,
+    ):
+        # In turns, so that what is stored is a beginning of the bank, whoever computed it.
+        for _ in range(0, len(begins), ranks.world):
+            images = next(chunks, None)
+            mine = None if images is None else _chunk(*images, samples, extractor, min(batch_size, meta["n"]))
+            for chunk in ranks.gather(mine, doing) or ():
+                if chunk is not None and write is not None:
+                    write(chunk)
+
+
+@contextlib.contextmanager
+def _writer(
+    folder: Path, meta: dict[str, Any], keys: Sequence[str], progress: bool
+) -> Iterator[Callable[[Chunk], None]]:
+    """Appends chunks to the unfinished rows, and notes now and then, and at the end, how many there are."""
+    part = folder / "features.npy.part"
     shape, dtype = (meta["n"], meta["dim"]), np.dtype(meta["dtype"])
-    if not final.exists():
-        # Buffers and, on CUDA, the graph's capture, before anything runs beside them.
-        extractor.prepare(min(batch_size, shape[0]))
-        if not part.exists():
-            header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-            files.write_whole(part, lambda file: np.lib.format.write_array_header_1_0(file, header))
-        # Plain writes, not a memory map: a full disk is then an OSError, not a signal.
-        with (
-            part.open("r+b") as file,
-            _chunks(samples, meta["done"], batch_size, meta["exif"]) as chunks,
-            _bar(progress) as bar,
-        ):
-            files.seek_row(file, meta["done"], shape, dtype)
-            task = bar.add_task("features", total=shape[0], completed=meta["done"], begun=meta["done"])
-            saved = monotonic()
-            try:
-                for begin, images in chunks:
-                    rows = _features(begin, images, samples, extractor, min(batch_size, shape[0]))
-                    file.write(rows.astype(dtype).tobytes())
-                    meta["absent"] += [
-                        [begin + i, samples.keys[begin + i], image]
-                        for i, image in enumerate(images)
-                        if isinstance(image, str)
-                    ]
-                    meta["done"] = begin + len(images)
-                    bar.update(task, completed=meta["done"])
-                    if monotonic() - saved > _SAVE_SECONDS:
-                        files.save_rows(file, folder, meta)
-                        saved = monotonic()
-            finally:
+    if not part.exists():
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        files.write_whole(part, lambda file: np.lib.format.write_array_header_1_0(file, header))
+    saved = monotonic()
+    # Plain writes, not a memory map: a full disk is then an OSError, not a signal.
+    with part.open("r+b") as file, _bar(progress) as bar:
+        files.seek_row(file, meta["done"], shape, dtype)
+        task = bar.add_task("features", total=shape[0], completed=meta["done"], begun=meta["done"])
+
+        def write(chunk: Chunk) -> None:
+            nonlocal saved
+            begin, rows, absent = chunk
+            file.write(rows.astype(dtype).tobytes())
+            meta["absent"] += [[row, keys[row], reason] for row, reason in absent.items()]
+            meta["done"] = begin + len(rows)
+            bar.update(task, completed=meta["done"])
+            if monotonic() - saved > _SAVE_SECONDS:
                 files.save_rows(file, folder, meta)
+                saved = monotonic()
+
+        try:
+            yield write
+        finally:
+            files.save_rows(file, folder, meta)
+
+
+def finish(folder: Path, meta: dict[str, Any]) -> None:
+    """Rename the rows to what they are now, all of them, and say that the bank is complete."""
+    final, shape = folder / "features.npy", (meta["n"], meta["dim"])
+    if not final.exists():
         if len(meta["absent"]) == shape[0]:
             _, key, reason = meta["absent"][0]
             raise ValueError(f"dataset must hold a readable image, got none of {shape[0]}: {key}: {reason}")
-        os.replace(part, final)
+        os.replace(folder / "features.npy.part", final)
         files.sync_folder(folder)
-    features = files.load_array(final, shape, dtype.name)
+    features = files.load_array(final, shape, meta["dtype"])
     meta["complete"], meta["checked"] = True, files.digest_of_rows(features)
     files.write_meta(folder, meta)
     if meta["absent"]:
@@ -128,9 +191,7 @@ def fill(
         )
 
 
-def _features(
-    begin: int, images: Sequence[Tensor | str], samples: Samples, extractor: Extractor, size: int
-) -> npt.NDArray[np.float32]:
+def _chunk(begin: int, images: Sequence[Tensor | str], samples: Samples, extractor: Extractor, size: int) -> Chunk:
     """Unit rows of images; zeros for a reason why there is none."""
     good = [i for i, image in enumerate(images) if not isinstance(image, str)]
     out = np.zeros((len(images), extractor.dim), np.float32)
@@ -143,12 +204,14 @@ def _features(
             raise ValueError(
                 f"extractor must give rows of unit length, got norm {norm[i]} for {samples.path(begin + good[i])}"
             )
-    return out
+    return begin, out, {begin + i: image for i, image in enumerate(images) if isinstance(image, str)}
 
 
 @contextlib.contextmanager
-def _chunks(samples: Samples, first: int, size: int, exif: bool) -> Iterator[Iterator[tuple[int, list[Tensor | str]]]]:
-    """(index of its first sample, images or reasons), the next one made while one is used."""
+def _images(
+    samples: Samples, begins: Sequence[int], size: int, exif: bool
+) -> Iterator[Iterator[tuple[int, list[Tensor | str]]]]:
+    """From each of ``begins``: (it, ``size`` images or reasons), the next one made while one is used."""
     reader = Reader(samples, available_threads(), exif=exif)
     decoder = ImageDecoder(exif=exif)
 
@@ -159,7 +222,6 @@ def _chunks(samples: Samples, first: int, size: int, exif: bool) -> Iterator[Ite
         return begin, [file.reason if isinstance(file, DecodeError) else next(pixels) for file in encoded]
 
     def ahead(pool: ThreadPoolExecutor) -> Iterator[tuple[int, list[Tensor | str]]]:
-        begins = range(first, len(samples), size)
         pending = [pool.submit(load, begin) for begin in begins[:1]]
         for begin in begins[1:]:
             pending.append(pool.submit(load, begin))

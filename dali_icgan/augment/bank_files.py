@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -20,7 +21,8 @@ CHECK_ROWS = 8192
 
 def write_whole(path: Path, fill: Callable[[IO[bytes]], Any]) -> None:
     """Write a file so that it is there whole or not at all, whenever the machine stops."""
-    scratch = path.with_name(f"{path.name}.{os.getpid()}.new")
+    # Ranks on several machines may have one process number and one folder.
+    scratch = path.with_name(f"{path.name}.{uuid.uuid4().hex}.new")
     try:
         with scratch.open("wb") as file:
             fill(file)

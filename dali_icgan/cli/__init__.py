@@ -257,7 +257,10 @@ def features_command(
         ),
     ] = None,
 ) -> None:
-    """Compute every image's features once; a replaced image is then not even read."""
+    """Compute every image's features once; a replaced image is then not even read. torchrun spreads the work over ranks:
+
+    torchrun --nproc-per-node 8 -m dali_icgan.cli features ...
+    """
     from dali_icgan.cli.features import run
 
     run(folder, out, extractor, resolution, align_corners, batch_size, device, dtype.value, exif, embed)

@@ -9,6 +9,7 @@ from rich.console import Console
 from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.cli.facts import grid, megabytes
 from dali_icgan.engine import load_extractor, load_generator
+from dali_icgan.ranks import Ranks, joined
 
 _LISTED = 5
 
@@ -25,7 +26,23 @@ def run(
     exif: bool,
     embed: str | None,
 ) -> None:
-    """Build the bank, or go on with it, and say what it holds."""
+    """Build the bank, or go on with it, and say what it holds; under torchrun over its ranks."""
+    with joined(device) as mine:
+        _build(folder, out, extractor, resolution, align_corners, batch_size, mine, dtype, exif, embed)
+
+
+def _build(
+    folder: Path,
+    out: Path,
+    extractor: str,
+    resolution: int,
+    align_corners: bool,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    exif: bool,
+    embed: str | None,
+) -> None:
     model = load_extractor(extractor, device, resolution=resolution, align_corners=align_corners)
     embedder = None if embed is None else load_generator(embed, "cpu")
     # Before the hours of work.
@@ -37,7 +54,7 @@ def run(
         raise ValueError(
             f"--embed must name a generator of the extractor's {model.dim} features, got one of {embedder.feature_dim}"
         )
-    fresh = not out.exists()
+    fresh = not out.exists()  # before any rank makes it
     begin = perf_counter()
     bank = FeatureBank.build(
         folder,
@@ -48,8 +65,12 @@ def run(
         exif=exif,
     )
     seconds = perf_counter() - begin
-    if embedder is not None:
+    ranks = Ranks.here()
+    if ranks.rank == 0 and embedder is not None:
         bank.embedded(embedder)
+    ranks.barrier(f"building {out}")
+    if ranks.rank > 0:
+        return
     size = sum(file.stat().st_size for file in out.iterdir())
     rate = f", {bank.n / seconds:,.0f} images/s" if fresh else ", with what was there already"
     facts = [

@@ -1,12 +1,11 @@
 """``dali-icgan train``."""
 
-import os
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
+from dali_icgan.ranks import Ranks, joined
 
 from dali_icgan.data.shards import is_shard_folder
 
@@ -40,23 +39,9 @@ def run(
     given: dict[str, Any] = {"resolution": resolution, "class_conditional": class_conditional or None, "steps": steps}
     gan = replace(training.gan, **{name: value for name, value in given.items() if value is not None})
     training = replace(training, gan=gan, exif=exif or training.exif)
-    together = "TORCHELASTIC_RUN_ID" in os.environ or "RANK" in os.environ
-    if together:
-        if torch.cuda.is_available() and device in (None, "cuda"):
-            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        mine = torch.device(device or "cpu")
-        if mine.type == "cuda":
-            torch.cuda.set_device(mine)  # where collectives of this rank run
-        # The others wait while the first trains the extractor and fills the bank: longer than torch's own minutes.
-        torch.distributed.init_process_group(
-            "nccl" if mine.type == "cuda" else "gloo",
-            timeout=timedelta(days=1),
-            device_id=mine if mine.type == "cuda" else None,
-        )
-    try:
-        report = train(folder, out, training, extractor=extractor, device=device)
-    finally:
-        if together:
-            torch.distributed.destroy_process_group()
-    if int(os.environ.get("RANK", 0)) == 0:
+    # The others wait while the first trains the extractor: longer than torch's own minutes.
+    with joined(device, timedelta(days=1)) as mine:
+        report = train(folder, out, training, extractor=extractor, device=mine)
+        first = Ranks.here().rank == 0
+    if first:
         print(f"{report}: samples, figures and settings; {out / 'generator.safetensors'}: the generator")

@@ -77,6 +77,10 @@ class ShardedOrder:
         position = np.arange(first, min(first + self.batch_size, self.samples), dtype=np.int64)
         return position, self._index(position), np.zeros_like(position)
 
+    def position(self, batches: int) -> int:
+        """How many samples of the whole epoch all ranks together have got, once each has had ``batches`` batches, or all of its own."""
+        return min(self.start + batches * self.batch_size * self.world, self.n)
+
     def substitute(self, position: int, distance: int) -> tuple[int, int] | None:
         # Wraps over this rank's whole epoch, so that a resumed epoch finds the same substitute as an unbroken one.
         before = self.start // self.world
@@ -98,19 +102,36 @@ class ListedOrder:
         entries: indices, or (index, repeat) pairs of a sampler that spreads repeats over ranks.
         n: samples in the dataset, to check indices against.
         batches: whether entries are lists of such, one a batch.
+        start: entries that a resumed epoch has had already, at any batch size; of a batch that they end in, the rest is the first.
     """
 
     def __init__(
-        self, entries: Iterable[Any], n: int, batch_size: int, drop_last: bool, *, batches: bool, endless: bool
+        self,
+        entries: Iterable[Any],
+        n: int,
+        batch_size: int,
+        drop_last: bool,
+        *,
+        batches: bool,
+        endless: bool,
+        start: int = 0,
     ) -> None:
         self._n = n
         self._index: list[int] = []
         self._repeat: list[int] = []
         self._seen: dict[int, int] = {}
         self._ends: list[int] = []
+        self._checksum = (0, 0)  # of how many entries, and what it is
         self._finished = False
         self._lock = threading.Lock()  # an endless sampler goes on in the background while the user asks for the state
-        self._groups = iter(entries) if batches else _grouped(iter(entries), batch_size, drop_last)
+        if batches:
+            self._groups = self._after(iter(entries), start)
+        else:
+            rest = iter(entries)
+            for entry in itertools.islice(rest, start):
+                self._add(entry)
+            self._groups = _grouped(rest, batch_size, drop_last)
+        self.start = len(self._index)
         if not endless:
             self._list(None)
 
@@ -119,16 +140,22 @@ class ListedOrder:
         """How many batches are listed so far."""
         return len(self._ends)
 
-    def checksum(self, batches: int) -> int:
-        """Of the first ``batches`` batches: a resumed epoch must list them again."""
-        stop = self._ends[batches - 1] if batches else 0
-        return zlib.crc32(np.array([self._index[:stop], self._repeat[:stop]], np.int64).tobytes())
+    def position(self, batches: int) -> int:
+        """How many entries this rank has got with its first ``batches`` batches."""
+        return self._ends[batches - 1] if batches else self.start
+
+    def checksum(self, entries: int) -> int:
+        """Of the first ``entries`` entries: a resumed epoch must list them again."""
+        known, sum_ = self._checksum if self._checksum[0] <= entries else (0, 0)
+        more = np.array([self._index[known:entries], self._repeat[known:entries]], np.int64).T
+        self._checksum = entries, zlib.crc32(more.tobytes(), sum_)
+        return self._checksum[1]
 
     def batch(self, number: int) -> tuple[Indices, Indices, Indices] | None:
         self._list(number + 1)
         if number >= len(self._ends):
             return None
-        begin, end = self._ends[number - 1] if number else 0, self._ends[number]
+        begin, end = self.position(number), self._ends[number]
         return (
             np.arange(begin, end, dtype=np.int64),
             np.array(self._index[begin:end], np.int64),
@@ -142,6 +169,16 @@ class ListedOrder:
             return None
         index = self._index[(position + distance) % len(self._index)]
         return index, self._seen[index] - 1 + distance
+
+    def _after(self, groups: Iterator[Any], start: int) -> Iterator[Any]:
+        """What is left of groups behind ``start`` entries, which are noted."""
+        while (left := start - len(self._index)) > 0 and (group := next(groups, None)) is not None:
+            entries = list(group)
+            for entry in entries[:left]:
+                self._add(entry)
+            if entries[left:]:
+                return itertools.chain([entries[left:]], groups)
+        return groups
 
     def _list(self, batches: int | None) -> None:
         with self._lock:

@@ -14,6 +14,7 @@ from dali_icgan.augment.plan import RowKeys
 from dali_icgan.data import as_samples
 from dali_icgan.engine import Extractor, Generator
 from dali_icgan.loader import DataLoader
+from dali_icgan.ranks import Ranks
 from dali_icgan.training.state import random_of
 
 Rows = npt.NDArray[np.int64]
@@ -417,6 +418,7 @@ def evaluate(
     truncation_mode: str = "std",
     microbatch: int | None = None,
     held_out: FeatureBank | None = None,
+    shard: bool | None = None,
 ) -> dict[str, float]:
     """All figures of a generator, in the feature space of the extractor that conditions it. They are no Inception figures (no FID), do
     not compare between extractors, and flatter a generator that was trained on these very features.
@@ -435,6 +437,8 @@ def evaluate(
         truncation, truncation_mode, microbatch: as DAICGAN's. "std" with 1: z as in training.
         held_out: features of images that were not trained on, by the same extractor: the yardstick of copying. None: the training
             images to their own nearest other.
+        shard: None: over torch.distributed's ranks where it is initialised, which all call this and get the same; False: this process
+            alone.
 
     Returns:
         each figure of :data:`FIGURES` and its yardstick; ``instances``, the photographs that are readable, and ``samples``, the
@@ -443,6 +447,7 @@ def evaluate(
     Raises:
         ValueError, TypeError: an argument is not as above, or there are too few readable images.
         DecodeError: an image cannot be read any more.
+        RankError: another rank failed, ended or hangs.
     """
     for name, value, least in (
         ("neighbours_k", neighbours_k, 2),
@@ -479,50 +484,71 @@ def evaluate(
         everything = instances.features_of
         order = torch.randperm(n, generator=random_of(seed, "halves")).to(everything.device)
         real, conditions = order[:count], order[count : 2 * count]
-        made = _features_of_generations(instances, instances.rows[conditions.cpu().numpy()])
+        ranks, doing = Ranks.here(shard), "taking the generator's figures"
+        with ranks.together(doing):
+            made = _features_of_generations(instances, instances.rows[conditions.cpu().numpy()], ranks, doing)
+            chosen = instances.rows[conditions[:groups].cpu().numpy()]
+            diversities = _diversities(instances, bank, chosen, draws, neighbours_k, seed, ranks, doing)
+
+    def figures() -> dict[str, float]:
+        assert made is not None  # on the first rank, which alone calls this
+        assert diversities is not None
         a, b = everything[real], everything[conditions]
         copied = copying(everything, made, None if held_out is None else _present(held_out, everything.device))
         followed = conditioning_rank(everything, made, conditions)
-        figures = {
+        found = {
             "feature_frechet_distance": frechet_distance(a, made),
             "feature_frechet_distance_real": frechet_distance(a, b),
         }
         for suffix, rows in (("", made), ("_real", b)):
-            figures["feature_precision" + suffix], figures["feature_recall" + suffix] = precision_recall(a, rows, k)
-            figures["feature_density" + suffix], figures["feature_coverage" + suffix] = density_coverage(a, rows, k)
-        figures |= {f"feature_nearest_training_{name}": value for name, value in copied.items()}
-        figures |= {f"feature_conditioning_{name}": value for name, value in followed.items()}
+            found["feature_precision" + suffix], found["feature_recall" + suffix] = precision_recall(a, rows, k)
+            found["feature_density" + suffix], found["feature_coverage" + suffix] = density_coverage(a, rows, k)
+        found |= {f"feature_nearest_training_{name}": value for name, value in copied.items()}
+        found |= {f"feature_conditioning_{name}": value for name, value in followed.items()}
         chance = {"top1": 1 / n, "top5": min(5 / n, 1.0), "percentile": 50.0}
-        figures |= {f"feature_conditioning_{name}_chance": value for name, value in chance.items()}
-        chosen = instances.rows[conditions[:groups].cpu().numpy()]
-        figures["pixel_diversity"], figures["pixel_diversity_real"] = _diversities(
-            instances, bank, chosen, draws, neighbours_k, seed
-        )
-        return figures | {"instances": float(n), "samples": float(count)}
+        found |= {f"feature_conditioning_{name}_chance": value for name, value in chance.items()}
+        found["pixel_diversity"], found["pixel_diversity_real"] = diversities
+        return found | {"instances": float(n), "samples": float(count)}
+
+    return ranks.from_first(doing, figures)
 
 
-def _features_of_generations(instances: InstanceSampler, rows: Rows) -> Tensor:
+def _features_of_generations(instances: InstanceSampler, rows: Rows, ranks: Ranks, doing: str) -> Tensor | None:
+    """On the first rank."""
     parts = [rows[i : i + _IMAGES] for i in range(0, len(rows), _IMAGES)]
-    return torch.cat([instances.features(instances.generations(part)[:, 0]) for part in parts])
+    mine = [instances.features(instances.generations(parts[i])[:, 0]).cpu() for i in ranks.share(len(parts))]
+    made = ranks.gather_share(mine, doing)
+    return None if made is None else torch.cat(made).to(instances.features_of.device)
 
 
 def _diversities(
-    instances: InstanceSampler, bank: FeatureBank, rows: Rows, draws: int, neighbours_k: int, seed: int
-) -> tuple[float, float]:
-    """Of generations, and of real neighbours, of the same instances."""
+    instances: InstanceSampler,
+    bank: FeatureBank,
+    rows: Rows,
+    draws: int,
+    neighbours_k: int,
+    seed: int,
+    ranks: Ranks,
+    doing: str,
+) -> tuple[float, float] | None:
+    """Of generations, and of real neighbours, of the same instances; on the first rank."""
     near = bank.neighbours(neighbours_k)[rows]
     at_once = max(_IMAGES // draws, 1)
-    made, real = 0.0, 0.0
-    for begin in range(0, len(rows), at_once):
+    begins = range(0, len(rows), at_once)
+    mine = []
+    for begin in (begins[i] for i in ranks.share(len(begins))):
         part = rows[begin : begin + at_once]
-        made += len(part) * diversity(instances.generations(part, draws, series=1))
         picks = [
             torch.randperm(neighbours_k, generator=random_of(seed, "neighbours", int(row)))[:draws] for row in part
         ]
         chosen = np.stack([near[begin + i, pick.numpy()] for i, pick in enumerate(picks)])
-        photographs = instances.photographs(chosen.reshape(-1))
-        real += len(part) * diversity(photographs.unflatten(0, chosen.shape))
-    return made / len(rows), real / len(rows)
+        photographs = instances.photographs(chosen.reshape(-1)).unflatten(0, chosen.shape)
+        made = diversity(instances.generations(part, draws, series=1))
+        mine.append((len(part) * made, len(part) * diversity(photographs)))
+    sums = ranks.gather_share(mine, doing)
+    if sums is None:
+        return None
+    return sum(made for made, _ in sums) / len(rows), sum(real for _, real in sums) / len(rows)
 
 
 def _present(bank: FeatureBank, device: torch.device) -> Tensor:

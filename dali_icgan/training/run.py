@@ -23,6 +23,7 @@ from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
 from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
 from dali_icgan.engine.placement import resolve_device
+from dali_icgan.ranks import Ranks
 from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.gan import Progress as GanProgress
@@ -153,13 +154,16 @@ def train(
             images or settings, or of more steps. What can be found before anything is trained is, and leaves a new folder free.
         FloatingPointError: a loss or a weight is no number; the last state, from before, stays.
         OSError: a file could not be written; what was there before stays.
+        RankError: another rank failed, ended or hangs; the last state stays.
 
-    Over several ranks of torch.distributed the generator is trained by all, the rest is done by the first. Batch norm is of each rank's
-    own rows. A second process that is given the same folder waits until the first is done.
+    Over several ranks of torch.distributed all build the bank, train the generator and take the figures; the first trains the extractor,
+    and it alone writes; the others wait for it, so that the process group's timeout must be longer than that takes. Batch norm is of each
+    rank's own rows. A second process that is given the same folder waits until the first is done.
     """
     training = Training() if training is None else training
     samples, place, out = as_samples(dataset), resolve_device(device), Path(out)
-    rank, world = _rank()
+    ranks = Ranks.here()
+    rank, world = ranks.rank, ranks.world
     gan = training.gan
     if gan.batch_size % world:
         raise ValueError(f"batch_size must be a multiple of the {world} ranks, got {gan.batch_size}")
@@ -175,7 +179,7 @@ def train(
         )
     out.mkdir(parents=True, exist_ok=True)
     with sole_builder(out, ".train.lock") if rank == 0 else contextlib.nullcontext():
-        return _train(samples, out, training, extractor, place, progress, rank, world)
+        return _train(samples, out, training, extractor, place, progress, ranks)
 
 
 def _train(
@@ -185,18 +189,17 @@ def _train(
     extractor: Path | str | None,
     place: torch.device,
     progress: bool,
-    rank: int,
-    world: int,
+    ranks: Ranks,
 ) -> Path:
     gan = training.gan
-    with _first_before_others(rank):
-        if rank == 0:
-            _check_images(samples, training, own=extractor is None)
-            if extractor is not None:  # a file that is none must not be noted as the run's
-                load_extractor(extractor, device="cpu", dtype=torch.float32, resolution=gan.resolution)
-            _check_run(out, training, samples, extractor)
-        with SummaryWriter(str(out / "tensorboard")) if rank == 0 else contextlib.nullcontext() as writer:
-            if extractor is None and rank == 0:
+
+    def prepare() -> None:
+        _check_images(samples, training, own=extractor is None)
+        if extractor is not None:  # a file that is none must not be noted as the run's
+            load_extractor(extractor, device="cpu", dtype=torch.float32, resolution=gan.resolution)
+        _check_run(out, training, samples, extractor)
+        if extractor is None:
+            with SummaryWriter(str(out / "tensorboard")) as writer:
                 train_extractor(
                     samples,
                     out,
@@ -207,36 +210,49 @@ def _train(
                     writer=writer,
                     exif=training.exif,
                 )
-        source = out / "extractor.safetensors" if extractor is None else extractor
-        seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
-        banks = {"bank": seer} | ({"bank-mirrored": MirroredExtractor(seer)} if gan.mirror else {})
-        for name, each in banks.items():
-            if rank == 0:
-                FeatureBank.build(
-                    samples,
-                    each,  # type: ignore[arg-type]
-                    out / name,
-                    dtype=torch.float32,
-                    exif=training.exif,
-                    progress=progress,
-                )
-        bank, *mirrored = (FeatureBank.open(out / name) for name in banks)
-        if rank == 0:
-            _check_count(int(bank.present.sum()), gan.k)
-            bank.neighbours(gan.k)
-    instances = Instances(
-        bank, mirrored[0] if mirrored else None, samples, gan.k, gan.batch_size // world, gan.seed, rank, world
+
+    ranks.from_first("preparing the run and training its extractor", prepare)
+    source = out / "extractor.safetensors" if extractor is None else extractor
+    seer = load_extractor(source, device=place, dtype=torch.float32, resolution=gan.resolution)
+    banks = {"bank": seer} | ({"bank-mirrored": MirroredExtractor(seer)} if gan.mirror else {})
+    bank, *mirrored = (
+        FeatureBank.build(
+            samples,
+            each,  # type: ignore[arg-type]
+            out / name,
+            dtype=torch.float32,
+            exif=training.exif,
+            progress=progress,
+        )
+        for name, each in banks.items()
     )
-    trainer = GanTrainer(gan, instances, out, place)
-    look = _Look(trainer, training, seer, out) if rank == 0 else None
-    _train_gan(trainer, training, look, progress and rank == 0)
-    if look is None:
-        return out / "report.md"
-    path = trainer.export()
+
+    def find_neighbours() -> None:
+        _check_count(int(bank.present.sum()), gan.k)
+        bank.neighbours(gan.k)
+
+    ranks.from_first("finding neighbours", find_neighbours)
+    instances = Instances(
+        bank,
+        mirrored[0] if mirrored else None,
+        samples,
+        gan.k,
+        gan.batch_size // ranks.world,
+        gan.seed,
+        ranks.rank,
+        ranks.world,
+    )
+    with ranks.missing("training the generator"):
+        trainer = GanTrainer(gan, instances, out, place)
+        look = _Look(trainer, training, seer, out) if ranks.rank == 0 else None
+        _train_gan(trainer, training, look, progress and ranks.rank == 0)
+    path = ranks.from_first("writing the generator", trainer.export)
     generator = load_generator(path, place, torch.float32)
     figures = evaluate(
         generator, seer, bank, samples, neighbours_k=max(gan.k, 2), samples=training.samples, seed=gan.seed
     )
+    if look is None:
+        return out / "report.md"
     seconds = _seconds(out, trainer.seconds)
     write_whole(out / "quality.json", lambda file: file.write(json.dumps(figures, indent=1).encode()))
     write_report(
@@ -288,6 +304,7 @@ class _Look:
             samples=self._training.look_samples,
             groups=8,
             seed=seed,
+            shard=False,  # the others wait in their next step
         )
         for name, value in figures.items():
             writer.add_scalar(f"quality/{name}", value, step)
@@ -372,7 +389,7 @@ def _check_images(samples: Samples, training: Training, own: bool) -> None:
         )
         if len(small) > _TOO_SMALL * looked:
             raise ValueError(f"dataset must have images of at least {said}")
-        warnings.warn(f"dataset should have images of at least {said}, or leave them out", stacklevel=4)
+        warnings.warn(f"dataset should have images of at least {said}, or leave them out", stacklevel=6)
 
 
 def _check_count(readable: int, k: int) -> None:
@@ -432,20 +449,3 @@ def _seconds(out: Path, generator: float) -> float:
 
 def _plain(settings: Any) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(settings)))  # tuples are lists in YAML
-
-
-def _rank() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-@contextlib.contextmanager
-def _first_before_others(rank: int) -> Iterator[None]:
-    """Rank 0 goes through first; the others when its files are there."""
-    together = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if together and rank != 0:
-        torch.distributed.barrier()
-    yield
-    if together and rank == 0:
-        torch.distributed.barrier()

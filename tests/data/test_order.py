@@ -146,9 +146,11 @@ def test_torchs_distributed_sampler():
 
 
 def test_the_checksum_sees_the_order():
-    assert make([1, 2, 3, 4]).checksum(2) == make([1, 2, 3, 4]).checksum(2)
-    assert make([1, 2, 3, 4]).checksum(1) == make([1, 2, 4, 3]).checksum(1)
-    assert make([1, 2, 3, 4]).checksum(2) != make([1, 2, 4, 3]).checksum(2)
+    order, other = make([1, 2, 3, 4]), make([1, 2, 4, 3])
+    assert order.checksum(4) == make([1, 2, 3, 4]).checksum(4)
+    assert order.checksum(2) == other.checksum(2)
+    assert order.checksum(3) != other.checksum(3)
+    assert [order.checksum(k) for k in (1, 2, 3, 4)] == [make([1, 2, 3, 4]).checksum(k) for k in (1, 2, 3, 4)]
 
 
 def test_wrong_indices_are_named():

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import dali_icgan as di
 from dali_icgan.cli import app
 from dali_icgan.data import as_samples
+from dali_icgan.ranks import Ranks
 from dali_icgan.training.extractor import ExtractorTraining, train_extractor
 from dali_icgan.training.gan import GanTraining
 from dali_icgan.training.run import Training, _check_images, train
@@ -259,7 +260,7 @@ def test_too_few_images_and_a_wrong_extractor_leave_the_folder_free(photos, samp
 
 
 def test_few_rows_a_rank_are_warned_of(photos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("dali_icgan.training.run._rank", lambda: (0, 2))
+    monkeypatch.setattr("dali_icgan.training.run.Ranks.here", lambda: Ranks(0, 2))
     monkeypatch.setattr("dali_icgan.training.run._train", lambda *_: tmp_path)
     with pytest.warns(
         UserWarning, match="each rank's own 4 images, which are few: a batch_size of 32 or more is better"
@@ -408,7 +409,7 @@ def test_two_ranks_by_torchrun(photos, tmp_path):
 
 
 def test_odd_rows_on_a_rank_are_named(photos, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("dali_icgan.training.run._rank", lambda: (0, 2))
+    monkeypatch.setattr("dali_icgan.training.run.Ranks.here", lambda: Ranks(0, 2))
     with pytest.raises(ValueError, match="batch_size must be even on each of the 2 ranks with mode_seeking, got 10"):
         train(photos, tmp_path, replace(tiny, gan=replace(tiny.gan, batch_size=10)), device="cpu")
 
