@@ -1,6 +1,5 @@
 """The loader on tar shards: what it gives for a folder, and what it says of damage."""
 
-import logging
 import os
 import shutil
 

@@ -5,9 +5,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from dali_icgan.ranks import Ranks, joined
-
 from dali_icgan.data.shards import is_shard_folder
+from dali_icgan.ranks import Ranks, joined
 
 try:
     from dali_icgan.training.run import Training, train
