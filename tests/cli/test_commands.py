@@ -75,7 +75,7 @@ def test_the_installed_script_says_errors_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.strip().splitlines() == [
-        "error: dataset must be a folder with one subfolder a class, got 'nowhere', which is not a folder"
+        "error: dataset must be a folder with one subfolder a class, or of tar shards, got 'nowhere', which is not a folder"
     ]
 
 
