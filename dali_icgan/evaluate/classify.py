@@ -28,7 +28,7 @@ def answers(logits: Tensor, among: Tensor | None = None) -> dict[str, Tensor]:
         "confidence": float64 ``[n]``, the softmax of the first.
     """
     chosen = logits.double() if among is None else logits[:, among].double()
-    order = chosen.sort(1, descending=True, stable=True).indices[:, :_TOP]
+    order = chosen.sort(dim=1, descending=True, stable=True).indices[:, :_TOP]
     top = order if among is None else among[order]
     return {"top": top, "confidence": chosen.softmax(1).amax(1)}
 
@@ -42,7 +42,9 @@ def classify(how: How, images: ImageSet) -> Record | None:
     """
     needed = max(each for classes in images.right for each in classes) + 1
     if how.model.classes < needed or (images.among is not None and how.model.classes != 1000):
-        raise ValueError(f"{images.name} needs a model of ImageNet's 1000 classes, got {how.model.name} of {how.model.classes}")
+        raise ValueError(
+            f"{images.name} needs a model of ImageNet's 1000 classes, got {how.model.name} of {how.model.classes}"
+        )
     among = None if images.among is None else torch.tensor(images.among, device=how.model.device)
 
     def say(pixels: Tensor) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ def corrupted(clean: ImageSet, corruption: str, severity: int, resize: int = 256
             )
         return found
 
-    name = f"{clean.name} corrupted/{corruption}/{severity}"
+    name = f"{clean.name}/{corruption}/{severity}"
     return replace(clean, name=name, samples=edited(clean.samples, edit), cropped=True)
 
 

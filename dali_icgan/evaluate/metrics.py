@@ -49,21 +49,32 @@ def proportion(right: npt.NDArray[np.bool_]) -> Interval:
     return Interval(share, min(max(centre - spread, 0.0), share), max(min(centre + spread, 1.0), share))
 
 
-def bootstrap_mean(values: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean with the percentile interval of the bootstrap (Efron 1979) over what the values are of: images, or groups of them.
+def bootstrap(
+    total: Floats, count: Floats | None = None, scale: Floats | None = None, resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Mean over columns k of scale_k (sum total_k / sum count_k), with the percentile interval of the bootstrap (Efron 1979) over rows:
+    whole images, or whole groups of images that belong together, are drawn anew.
 
     Args:
-        values: float ``[n]``, n >= 1.
+        total: float ``[rows]`` or ``[rows, columns]``, rows >= 1.
+        count: of the same shape, >= 0, with a positive sum in each column; None: ones, for means.
+        scale: ``[columns]``; None: ones.
     """
-    random = np.random.default_rng(seed)
-    distinct, counts = np.unique(values, return_counts=True)
-    n = len(values)
-    if len(distinct) <= 16:  # right and wrong, say: how often each is drawn is multinomial
-        means = random.multinomial(n, counts / n, resamples) @ distinct / n
-    else:
-        means = np.array([values[random.integers(0, n, n)].mean() for _ in range(resamples)])
-    low, high = np.percentile(means, (2.5, 97.5))
-    return Interval(float(values.mean()), float(low), float(high))
+    total = total.reshape(len(total), -1)
+    count = np.ones_like(total) if count is None else count.reshape(total.shape)
+    scale = np.ones(total.shape[1]) if scale is None else scale
+    random, n = np.random.default_rng(seed), len(total)
+
+    def of(sums: Floats, counts: Floats) -> float:
+        there = counts > 0  # a draw may hold none of the rows that count
+        return float((scale[there] * sums[there] / counts[there]).mean()) if there.any() else np.nan
+
+    found = []
+    for _ in range(resamples):
+        times = np.bincount(random.integers(0, n, n), minlength=n).astype(np.float64)
+        found.append(of(times @ total, times @ count))
+    low, high = np.nanpercentile(found, (2.5, 97.5))
+    return Interval(of(total.sum(0), count.sum(0)), float(low), float(high))
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,9 @@ class TimmModel(Model):
                 net.load_state_dict(state)
             except RuntimeError as error:
                 said = " ".join(str(error).split())
-                raise ValueError(f"{checkpoint} must be a checkpoint of timm's {architecture}, got others: {said}") from error
+                raise ValueError(
+                    f"{checkpoint} must be a checkpoint of timm's {architecture}, got others: {said}"
+                ) from error
         self.name = f"timm:{architecture}" + ("" if checkpoint is None else f"@{checkpoint}")
         self.digest = _digest(net.state_dict())
         self.classes = net.num_classes
@@ -110,9 +112,7 @@ class ExtractorModel(Model):
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # it normalises by itself
     classes = 0
 
-    def __init__(
-        self, source: str, resolution: int, device: torch.device, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, source: str, resolution: int, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._extractor: Extractor = load_extractor(source, device, dtype, resolution=resolution)
         self.name = f"extractor:{source}"
         self.digest = self._extractor.fingerprint
@@ -182,5 +182,7 @@ def _timm() -> Any:
     try:
         import timm
     except ModuleNotFoundError as error:
-        raise ImportError(f"evaluations need {error.name}, which pip install 'dali-icgan[cu13,train]' brings") from error
+        raise ImportError(
+            f"evaluations need {error.name}, which pip install 'dali-icgan[cu13,train]' brings"
+        ) from error
     return timm

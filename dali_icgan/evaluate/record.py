@@ -73,7 +73,9 @@ class Record:
                 raise ValueError("not an evaluation's")
             return cls(meta["set"], keys, columns, json.loads(meta["facts"]))
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
-            raise ValueError(f"{path} must be a file of an evaluation, got another or a damaged one: {error}") from error
+            raise ValueError(
+                f"{path} must be a file of an evaluation, got another or a damaged one: {error}"
+            ) from error
 
 
 def digest(of: Mapping[str, Any]) -> str:

@@ -9,8 +9,6 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.evaluate.edited import edited, without_border
 
@@ -62,9 +60,7 @@ class ImageSet:
         n = len(self.samples)
         if limit is None or limit >= n:
             return self
-        chosen = np.arange(limit, dtype=np.int64) * n // limit
-        sources = [self.samples.sources[i] for i in chosen]
-        return replace(self, samples=replace(self.samples, sources=sources, labels=self.samples.labels[chosen]))
+        return replace(self, samples=_chosen(self.samples, [i * n // limit for i in range(limit)]))
 
 
 def imagenet_classes() -> dict[str, int]:
@@ -77,8 +73,8 @@ def imagenet_classes() -> dict[str, int]:
 @cache
 def subset(letter: str) -> tuple[str, ...]:
     """The 200 WordNet ids of ImageNet-A ("a") or ImageNet-R ("r"): timm's lists."""
-    text = resources.files("timm.data").joinpath("_info", f"imagenet_{letter}_synsets.txt").read_text()
-    return tuple(text.split())
+    path = resources.files("timm.data") / "_info" / f"imagenet_{letter}_synsets.txt"
+    return tuple(path.read_text().split())
 
 
 def folder_set(name: str, folder: Path, known: Mapping[str, int], among: Sequence[str] | None = None) -> ImageSet:
@@ -100,6 +96,10 @@ def folder_set(name: str, folder: Path, known: Mapping[str, int], among: Sequenc
     _check_known(name, folder, classes, known if among is None else among)
     chosen = None if among is None else tuple(sorted(known[each] for each in among))
     return ImageSet(name, samples, tuple((known[each],) for each in classes), chosen)
+
+
+def _chosen(samples: Samples, rows: list[int]) -> Samples:
+    return replace(samples, sources=[samples.sources[i] for i in rows], labels=samples.labels[rows])
 
 
 def _check_known(name: str, folder: Path, classes: Sequence[str], known: Mapping[str, int] | Sequence[str]) -> None:
@@ -168,12 +168,11 @@ def _objectnet(name: str, folder: Path) -> list[ImageSet]:
     classes = samples.classes or []
     _check_known(name, images, classes, known)
     right = tuple(overlapping.get(each, ()) for each in classes)
-    kept = np.flatnonzero([bool(right[label]) for label in samples.labels])
-    if not len(kept):
+    kept = [i for i, label in enumerate(samples.labels) if right[label]]
+    if not kept:
         raise FileNotFoundError(f"{name} must have images of classes that ImageNet has, got none in {images}")
-    shown = replace(samples, sources=[samples.sources[i] for i in kept], labels=samples.labels[kept])
     among = tuple(sorted({each for classes in overlapping.values() for each in classes}))
-    return [ImageSet(name, edited(shown, without_border), right, among)]
+    return [ImageSet(name, edited(_chosen(samples, kept), without_border), right, among)]
 
 
 def objectnet_classes(mappings: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:
