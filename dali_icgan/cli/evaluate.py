@@ -93,13 +93,10 @@ def _report(out: Path, how: "How | None" = None) -> None:
     """On the first rank: write the page and say what is in it."""
     if how is not None and how.ranks.rank > 0:
         return
-    from rich.console import Console
-    from rich.markdown import Markdown
+    from dali_icgan.evaluate.report import summary, write_report
 
-    from dali_icgan.evaluate.report import write_report
-
-    path, said = write_report(out)
-    Console().print(Markdown("\n".join(said)))
+    path = write_report(out)
+    typer.echo(summary(out))
     typer.echo(f"{path}: figures and plots; {out / 'results.jsonl'}: the same for programs")
 
 

@@ -19,13 +19,14 @@ _TITLES = {
     "compare": "Two models on the same images",
 }
 _SHOWN = 5  # classes at each end
+_PAIRED = (
+    "Intervals: paired bootstrap over images, or over folders where images belong together. p: exact, two-sided (McNemar 1947); many "
+    "lines are many tests."
+)
 
 
-def write_report(folder: Path) -> tuple[Path, list[str]]:
+def write_report(folder: Path) -> Path:
     """Write report.md and its plots beside results.jsonl.
-
-    Returns:
-        its path, and what is missing and the figures, as lines of Markdown.
 
     Raises:
         FileNotFoundError, ValueError: there are no results, or damaged ones.
@@ -34,43 +35,93 @@ def write_report(folder: Path) -> tuple[Path, list[str]]:
     run, *lines = read_lines(folder)
     if run["command"] == "compare":
         head = [f"A: `{run['a']}`, `{run['runs'][0]}`  ", f"B: `{run['b']}`, `{run['runs'][1]}`"]
+        said = _table(_DIFFERENCES, _difference_rows(lines))
         shown = [each for each in lines if each["kind"] == "difference"]
-        said = _missing(lines) + _differences(shown)
-        rest = _picture(folder, "differences.png", "differences", plots.differences(shown))
+        rest = [_PAIRED, "", *_picture(folder, "differences.png", "differences", plots.differences(shown))]
     else:
         head = [f"Model: `{run['model']}`, in {run['dtype']} on {run['device']}."]
-        said = _missing(lines) + table(lines)
+        said = _table(_FIGURES, _figure_rows(lines))
         rest = _notes(lines) + _pictures(folder, run["command"], lines) + _settings(run)
     path = folder / "report.md"
-    content = "\n".join([f"# {_TITLES[run['command']]}", "", *head, "", *said, "", *rest]).encode()
+    content = "\n".join([f"# {_TITLES[run['command']]}", "", *head, "", *_missing(lines), *said, *rest]).encode()
     write_whole(path, lambda file: file.write(content))
-    return path, said
+    return path
 
 
-def table(lines: Sequence[Figure]) -> list[str]:
-    """The figures among the lines, in Markdown."""
-    text = ["| set | figure | value | 95 % interval | images |", "|---|---|---:|---:|---:|"]
+_FIGURES: tuple[str, ...] = ("set", "figure", "value", "95 % interval", "images")
+_DIFFERENCES: tuple[str, ...] = (
+    "set",
+    "figure",
+    "A",
+    "B",
+    "B - A",
+    "95 % interval",
+    "only A right",
+    "only B right",
+    "McNemar's p",
+    "images",
+)
+
+
+def summary(folder: Path) -> str:
+    """What is missing and the figures, in columns, for a terminal.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no results, or damaged ones.
+    """
+    run, *lines = read_lines(folder)
+    if run["command"] == "compare":
+        head, rows, shown = _DIFFERENCES, _difference_rows(lines), (0, 1, 4, 5, 8)
+    else:
+        head, rows, shown = _FIGURES, _figure_rows(lines), (0, 1, 2, 3, 4)
+    cells = [[row[i] for i in shown] for row in (list(head), *rows)]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    columns = [
+        [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(row, wide, strict=True))] for row in cells
+    ]
+    return "\n".join(
+        [each.replace("*", "") for each in _missing(lines) if each] + ["  ".join(row).rstrip() for row in columns]
+    )
+
+
+def _figure_rows(lines: Sequence[Figure]) -> list[list[str]]:
+    rows = []
     before = None
     for line in [each for each in lines if each["kind"] == "figure"]:
         interval = f"{_said(line, 'low')} to {_said(line, 'high')}" if "low" in line else ""
         name = line["set"] if line["set"] != before else ""
         before = line["set"]
-        text.append(f"| {name} | {line['figure']} | {_said(line, 'value')} | {interval} | {line['images']:,} |")
-    return text
+        rows.append([name, line["figure"], _said(line, "value"), interval, f"{line['images']:,}"])
+    return rows
+
+
+def _difference_rows(lines: Sequence[Figure]) -> list[list[str]]:
+    rows = []
+    for line in [each for each in lines if each["kind"] == "difference"]:
+        sides = [str(line["only_a"]), str(line["only_b"]), f"{line['p']:.2g}"] if "p" in line else ["", "", ""]
+        values = [f"{line['a']:.4f}", f"{line['b']:.4f}", f"{line['difference']:+.4f}"]
+        interval = f"{line['low']:+.4f} to {line['high']:+.4f}"
+        rows.append([line["set"], line["figure"], *values, interval, *sides, f"{line['images']:,}"])
+    return rows
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """In Markdown: two columns of words, then numbers."""
+    aligned = ["---" if i < 2 else "---:" for i in range(len(head))]
+    return [f"| {' | '.join(row)} |" for row in (head, aligned, *rows)] + [""]
 
 
 def _missing(lines: Sequence[Figure]) -> list[str]:
-    found = [
+    said = [
         each["set"] + (f" (in {each['from']})" if "from" in each else "") for each in lines if each["kind"] == "missing"
     ]
-    absent = [
-        f"**{each['set']} lacks {', '.join(each['names'])}**, so there is no mCE."
-        for each in lines
-        if each["kind"] == "absent"
-    ]
-    return ([f"**Not measured, because missing: {', '.join(found)}.**", ""] if found else []) + [
-        each for line in absent for each in (line, "")
-    ]
+    text = [f"**Not measured, because missing: {', '.join(said)}.**"] if said else []
+    for line in lines:
+        if line["kind"] == "absent":
+            text.append(f"**{line['set']} lacks {', '.join(line['names'])}**, so there is no mCE.")
+        elif line["kind"] == "note":
+            text.append(f"**{line['set']}: {line['text']}.**")
+    return [each for line in text for each in (line, "")]
 
 
 def _notes(lines: Sequence[Figure]) -> list[str]:
@@ -134,24 +185,6 @@ def _ends(line: Figure) -> list[str]:
     text = [f"{line['set']}, {line['figure']}:", "", "| class | right | images |", "|---|---:|---:|"]
     text += ["| ... | | |" if row is None else f"| {row[0]} | {row[1]} | {row[2]} |" for row in shown]
     return [*text, ""]
-
-
-def _differences(lines: Sequence[Figure]) -> list[str]:
-    text = [
-        "| set | figure | A | B | B - A | 95 % interval | only A right | only B right | McNemar's p | images |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
-    for line in lines:
-        sides = f"{line['only_a']} | {line['only_b']} | {line['p']:.2g}" if "p" in line else " | | "
-        text.append(
-            f"| {line['set']} | {line['figure']} | {line['a']:.4f} | {line['b']:.4f} | {line['difference']:+.4f} | "
-            f"{line['low']:+.4f} to {line['high']:+.4f} | {sides} | {line['images']:,} |"
-        )
-    note = (
-        "Intervals: paired bootstrap over images, or over folders where images belong together. p: exact, two-sided (McNemar 1947); "
-        "many lines are many tests."
-    )
-    return [*text, "", note]
 
 
 def _picture(folder: Path, name: str, said: str, content: bytes) -> list[str]:

@@ -367,7 +367,12 @@ def _invariances(record: Record, asked: Invariance) -> list[Figure]:
         found = bootstrap(values) if groups is None else formulas.over_groups(values, groups)
         lines.append(figure(record.set, name, found, n))
     curve = []
-    for rate in sorted({*formulas.RATES, asked.rate}):
+    # A unit that fires on one image alone has no other to fire on.
+    rates = [rate for rate in sorted({*formulas.RATES, asked.rate}) if round(rate * n) >= 2]
+    if asked.rate not in rates:
+        said = f"units that fire on {100 * asked.rate:g} % of {n} images fire on fewer than two: no figure of firing at that rate"
+        lines.append({"kind": "note", "set": record.set, "text": said})
+    for rate in rates:
         if groups is None:
             assert views is not None
             firing = formulas.firing_over_views(h, views, rate, asked.k)
@@ -375,13 +380,13 @@ def _invariances(record: Record, asked: Invariance) -> list[Figure]:
             firing = formulas.firing_in_groups(h, groups, rate, asked.k)
         curve.append(firing)
         if rate == asked.rate:
-            said = f"top {min(asked.k, firing.units)} units at {rate:.1%}"
+            said = f"top {min(asked.k, firing.units)} units at {100 * rate:g} %"
             lines.append(figure(record.set, f"firing over chance, {said}", firing.score, n))
             lines.append(figure(record.set, f"firing together, {said}", firing.local, n))
             if groups is not None:
                 targets = formulas.firing_for_targets(h, groups, rate, asked.k)
                 lines.append(figure(record.set, f"firing for its target over chance, {said}", bootstrap(targets), n))
-    for name in ("score", "local"):
+    for name in ("score", "local") if curve else ():
         points = [[c.rate, getattr(c, name).value, getattr(c, name).low, getattr(c, name).high] for c in curve]
         lines.append({"kind": "curve", "set": record.set, "figure": name, "points": points})
     return lines
