@@ -14,8 +14,8 @@ from dali_icgan.evaluate.sets import CORRUPTIONS, SEVERITIES
 
 Floats = npt.NDArray[np.float64]
 
-# AlexNet's top-1 error on each corruption, the mean over the five severities, from Hendrycks and Dietterich 2019 (arXiv 1903.12261),
-# whose tables round them (88.6, 89.4, 92.3, ... %); with all digits as its successors' code has them.
+# AlexNet's top-1 error on each corruption, the mean over the five severities: the denominators of Hendrycks and Dietterich 2019
+# (arXiv 1903.12261), to the digits with which they are passed on with the benchmark.
 ALEXNET_ERROR = dict(
     zip(
         CORRUPTIONS,

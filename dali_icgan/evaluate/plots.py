@@ -58,9 +58,9 @@ def corruptions(line: Line) -> bytes:
 
 def calibration(lines: Sequence[Line]) -> bytes:
     """Reliability diagrams, accuracy over confidence, one a set, PNG."""
-    across = min(len(lines), 4)
+    across = min(len(lines), 3 if len(lines) in (5, 6) else 4)
     down = -(-len(lines) // across)
-    drawing = Drawing(figsize=(max(2.7 * across, 4.2), 3.0 * down + 0.3), dpi=120, layout="constrained")
+    drawing = Drawing(figsize=(max(2.7 * across, 3.6), 3.0 * down + 0.3), dpi=120, layout="constrained")
     grid = drawing.subplots(down, across, squeeze=False)
     for axes, line in zip(grid.flat, lines, strict=False):
         images = np.array(line["images"])
