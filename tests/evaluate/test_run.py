@@ -121,7 +121,7 @@ def robustness(tmp_path):
     for number in (0, 2, 10):
         fill(root / "imagenetv2-matched-frequency-format-val" / str(number), 2, number)
     for corruption in ("fog", "snow"):
-        for severity in range(1, 6):
+        for severity in (1, 4):
             fill(root / "imagenet-c" / corruption / str(severity) / "n01440764", 2, severity)
     return root
 
@@ -141,11 +141,11 @@ def test_robustness(of_model, robustness, tmp_path):
     assert ("imagenet-c", "mCE (AlexNet: 100)") not in found  # 13 corruptions are missing
     errors = {}
     for corruption in ("snow", "fog"):
-        for severity in range(1, 6):
+        for severity in (1, 4):
             record = Record.read(out / "predictions" / "imagenet-c" / corruption / f"{severity}.safetensors")
             errors[corruption, severity] = 1 - (record.columns["top"][:, 0] == 0).mean()
-    expected = sum(errors.values()) / 10
-    assert found["imagenet-c", "mean top-1 error over 10 corruptions and severities"] == pytest.approx(expected)
+    expected = sum(errors.values()) / 4
+    assert found["imagenet-c", "mean top-1 error over 4 corruptions and severities"] == pytest.approx(expected)
     page = check_page(out, "accuracy.png", "calibration.png", "classes.png", "imagenet-c.png")
     assert "**imagenet-c lacks gaussian_noise/1, " in page
     assert "so there is no mCE" in page
@@ -169,10 +169,11 @@ def test_robustness_of_a_model_with_other_classes(robustness, tmp_path):
 
 def test_corrupted_as_they_are_read(of_model, robustness, validation, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CORRUPTIONS", ("contrast",))
+    monkeypatch.setattr(run, "SEVERITIES", (3, 5))
     out = tmp_path / "out"
     evaluate("robustness", *of_model, "--data", robustness, "--corrupt", validation, "--limit", 6, "--out", out)
     found = values(out)
-    assert ("corrupted", "mean top-1 error over 5 corruptions and severities") in found
+    assert ("corrupted", "mean top-1 error over 2 corruptions and severities") in found
     assert not any(name == "corrupted" and figure.startswith("mCE") for name, figure in found)
     assert Record.read(out / "predictions" / "corrupted" / "contrast" / "5.safetensors").keys[0].startswith("n01440764")
     check_page(out, "corrupted.png")
@@ -218,7 +219,7 @@ def test_invariance_needs(of_model, tmp_path, arguments, said):
 def test_probes(of_model, validation, tmp_path):
     fill(tmp_path / "test" / "n01443537", 3, 1)  # the second class, which is its only one
     folders = ("--train", validation, "--test", tmp_path / "test")
-    evaluate("knn", *of_model, *folders, "--k", 3, "--out", tmp_path / "knn")
+    evaluate("knn", *of_model, *folders, "--k", 1, "--out", tmp_path / "knn")
     evaluate("linear", *of_model, *folders, "--epochs", 2, "--out", tmp_path / "linear")
     for name in ("knn", "linear"):
         record = Record.read(tmp_path / name / "predictions" / "test.safetensors")
