@@ -69,6 +69,16 @@ def test_an_image_that_cannot_be_read_ends_it(how, tmp_path):
         through(how, lambda images: {"x": images[:, 0, 0, 0]}, as_samples(tmp_path), EvalTransform(64, 64), "reading")
 
 
+@pytest.mark.dali
+def test_no_rank_waits_for_one_that_failed(checkpoint, tmp_path):
+    fill(tmp_path / "images" / "a", 5)
+    (tmp_path / "images" / "a" / "3.jpg").write_bytes(b"no image")  # the second rank's
+    with RankProcesses(jobs.read_all, 2, (str(checkpoint), str(tmp_path / "images")), folder=tmp_path) as processes:
+        assert processes.wait(200) == [1, 1]
+    assert "DecodeError" in processes.error(1)
+    assert processes.error(0).startswith("RankError: rank 1 of 2 failed in reading: DecodeError")
+
+
 def test_a_row_has_the_same_bits_wherever_it_stands(model):
     images = torch.randn(model.rows, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     order = torch.randperm(model.rows, generator=torch.Generator().manual_seed(1))
