@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -80,6 +81,9 @@ def _how(
     crop: int,
     exif: bool,
 ) -> "Iterator[How]":
+    for package in ("timm", "lightly"):
+        if find_spec(package) is None:
+            raise ImportError(f"evaluations need {package}, which pip install 'dali-icgan[cu13,train]' brings")
     from dali_icgan.evaluate.model import load_model
     from dali_icgan.evaluate.rows import How
     from dali_icgan.ranks import Ranks, joined

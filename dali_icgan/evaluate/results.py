@@ -33,22 +33,22 @@ class Results:
     def _prepare(self) -> None:
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"out must be a folder, got {self.folder}, which is a file")
-        path = self.folder / SETTINGS
-        if path.exists():
-            there = read_settings(self.folder)
-            differing = [key for key in {**there, **self.settings} if there.get(key) != self.settings.get(key)]
-            if differing:
-                key = sorted(differing)[0]
-                raise ValueError(
-                    f"out must be a new folder or one of the same settings, got {self.folder}, whose {key} is "
-                    f"{there.get(key)!r}, not {self.settings.get(key)!r}"
-                )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        there = read_settings(self.folder) if (self.folder / SETTINGS).exists() else None
+        if there is None and self.folder.is_dir() and any(self.folder.iterdir()):
             raise ValueError(f"out must be a new or empty folder, got {self.folder}, which holds other files")
-        else:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            content = json.dumps(self.settings, indent=1).encode()
-            write_whole(path, lambda file: file.write(content))
+        differing = (
+            [] if there is None else [k for k in {**there, **self.settings} if there.get(k) != self.settings.get(k)]
+        )
+        # A run that ended before it had anything to lose, because of a mistake in its arguments, is begun anew.
+        if there is not None and differing and any((self.folder / each).exists() for each in (PREDICTIONS, LINES)):
+            key = sorted(differing)[0]
+            raise ValueError(
+                f"out must be a new folder or one of the same settings, got {self.folder}, whose {key} is "
+                f"{there.get(key)!r}, not {self.settings.get(key)!r}"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = json.dumps(self.settings, indent=1).encode()
+        write_whole(self.folder / SETTINGS, lambda file: file.write(content))
 
     def record(self, name: str, fingerprint: str, compute: Callable[[], Record | None]) -> Record | None:
         """A set's record: read where this run has left it already, else computed and written. None but on the first rank.

@@ -167,6 +167,19 @@ def test_robustness_of_a_model_with_other_classes(robustness, tmp_path):
     assert "imagenet-v2 needs a model of ImageNet's 1000 classes" in said
 
 
+def test_a_run_that_ended_before_it_began_is_begun_anew(of_model, robustness, checkpoint, tmp_path):
+    test_robustness_of_a_model_with_other_classes(robustness, tmp_path)
+    assert (tmp_path / "out" / "settings.json").exists()
+    evaluate("robustness", *of_model, "--data", robustness, "--limit", 1, "--out", tmp_path / "out")
+    assert lines_of(tmp_path / "out")[0]["model"] == f"timm:test_resnet@{checkpoint}"
+
+
+def test_what_is_not_installed_is_named(of_model, validation, tmp_path, monkeypatch):
+    monkeypatch.setattr("dali_icgan.cli.evaluate.find_spec", lambda name: None)
+    said = evaluate("imagenet", *of_model, "--data", validation, "--out", tmp_path / "out", code=1)
+    assert "evaluations need timm, which pip install 'dali-icgan[cu13,train]' brings" in said
+
+
 def test_corrupted_as_they_are_read(of_model, robustness, validation, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "CORRUPTIONS", ("contrast",))
     monkeypatch.setattr(run, "SEVERITIES", (3, 5))
@@ -244,7 +257,7 @@ def written(folder, name, right, keys=None, **columns):
 
 
 def test_compare_by_hand(tmp_path):
-    a, b = [1, 1, 0, 0, 1, 0, 0, 1] * 5, [1, 0, 1, 1, 1, 1, 0, 1] * 5
+    a, b = [1, 1, 0, 0, 1, 0, 0, 1] * 5, [1, 0, 1, 1, 1, 1, 1, 0] * 5
     keys = [f"a/{i}.jpg" for i in range(40)]
     written(tmp_path / "a", "test", a, keys)
     written(tmp_path / "b", "test", b[::-1], keys[::-1])  # the same images in another order
@@ -253,8 +266,8 @@ def test_compare_by_hand(tmp_path):
     (line,) = [line for line in lines_of(tmp_path / "out") if line["kind"] == "difference"]
     assert (line["a"], line["b"]) == (0.5, 0.75)
     assert line["difference"] == 0.25
-    assert (line["only_a"], line["only_b"]) == (5, 15)
-    assert line["p"] == mcnemar(5, 15)
+    assert (line["only_a"], line["only_b"]) == (10, 20)
+    assert line["p"] == mcnemar(10, 20)
     deviation = (np.array(b) - np.array(a)).std() / np.sqrt(40)
     assert line["high"] - line["low"] == pytest.approx(2 * 1.96 * deviation, rel=0.15)
     assert "missing: only-a (in B)" in said
