@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from dali_icgan.cli.evaluate import evaluate
+from dali_icgan.cli.evaluate import app as evaluations
 
 _CALLERS_MISTAKES = (ValueError, TypeError, LookupError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -358,7 +358,7 @@ def doctor_command(
         raise typer.Exit(1)
 
 
-app.add_typer(evaluate, name="evaluate")
+app.add_typer(evaluations, name="evaluate")
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from dali_icgan.evaluate.rows import How
 
-evaluate = typer.Typer(
+app = typer.Typer(
     no_args_is_help=True,
     help="Evaluate a trained model: accuracy, robustness, invariance, probes; or compare two. See docs/evaluation.md.",
 )
@@ -104,7 +104,7 @@ def _report(out: Path, how: "How | None" = None) -> None:
     typer.echo(f"{path}: figures and plots; {out / 'results.jsonl'}: the same for programs")
 
 
-@evaluate.command("imagenet")
+@app.command("imagenet")
 def imagenet_command(
     model: Model,
     data: Folder,
@@ -145,7 +145,7 @@ def _sets(given: list[str]) -> dict[str, Path]:
     return {name: Path(folder) for name, _, folder in pairs}
 
 
-@evaluate.command("robustness")
+@app.command("robustness")
 def robustness_command(
     model: Model,
     data: Annotated[
@@ -184,7 +184,7 @@ def robustness_command(
         _report(out, how)
 
 
-@evaluate.command("invariance")
+@app.command("invariance")
 def invariance_command(
     model: Model,
     out: Out,
@@ -254,7 +254,7 @@ def _both(data: Path | None, train: Path | None, test: Path | None) -> tuple[Pat
     return (train or Path(str(data)) / "train", test or Path(str(data)) / "val")
 
 
-@evaluate.command("linear")
+@app.command("linear")
 def linear_command(
     model: Model,
     out: Out,
@@ -283,7 +283,7 @@ def linear_command(
         _report(out, how)
 
 
-@evaluate.command("knn")
+@app.command("knn")
 def knn_command(
     model: Model,
     out: Out,
@@ -310,7 +310,7 @@ def knn_command(
         _report(out, how)
 
 
-@evaluate.command("compare")
+@app.command("compare")
 def compare_command(
     a: Annotated[Path, typer.Argument(metavar="A", help="The folder of a run.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one, on the same images.")],

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import tempfile
 
 import pytest
 import timm
@@ -53,11 +54,15 @@ def test_a_file_without_a_classifier_has_features(tmp_path, model):
     assert found.features(images(model.rows)).shape == (model.rows, 96)
 
 
+EXECUTED = os.path.join(tempfile.gettempdir(), f"executed-by-{os.getpid()}")
+
+
 class Evil:
     def __reduce__(self):
-        return os.mkdir, ("/tmp/was-executed",)
+        return os.mkdir, (EXECUTED,)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -70,14 +75,14 @@ def test_files_that_are_none(tmp_path, content, said):
     (tmp_path / "bad.pth").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         load_model("test_resnet", tmp_path / "bad.pth", "cpu")
-    assert not os.path.exists("/tmp/was-executed")
+    assert not os.path.exists(EXECUTED)
 
 
 def test_nothing_in_a_file_is_executed(tmp_path):
     torch.save({"state_dict": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="must be safetensors or a file of tensors"):
         load_model("test_resnet", tmp_path / "evil.pth", "cpu")
-    assert not os.path.exists("/tmp/was-executed")
+    assert not os.path.exists(EXECUTED)
 
 
 def test_another_architectures_file(checkpoint):
