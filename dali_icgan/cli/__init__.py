@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from dali_icgan.cli.evaluate import app as evaluations
+
 _CALLERS_MISTAKES = (ValueError, TypeError, LookupError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -369,6 +371,9 @@ def doctor_command(
 
     if not run(generator, extractor, quick):
         raise typer.Exit(1)
+
+
+app.add_typer(evaluations, name="evaluate")
 
 
 def main() -> None:

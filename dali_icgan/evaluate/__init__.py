@@ -1,0 +1,1 @@
+"""Evaluations of trained models: accuracy, robustness, invariance, probes, and two models side by side. See docs/evaluation.md."""
