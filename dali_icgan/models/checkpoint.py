@@ -7,7 +7,6 @@ accounted for, and the architecture is read off the shapes. What is ambiguous is
 import hashlib
 import json
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -25,6 +24,7 @@ from torch import Tensor
 from dali_icgan.models import inert_pickle
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator, count_parameters
 from dali_icgan.models.resnet import ResNet, ResNetConfig
+from dali_icgan.models.torch_file import read_torch
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Config = TypeVar("Config", GeneratorConfig, ResNetConfig)
@@ -135,7 +135,7 @@ def read_stored_instances(path: str | os.PathLike[str]) -> StoredInstances:
             version = np.lib.format.read_magic(stream)
             read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
             shape, _, dtype = read_header(stream)
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # NumPy has a damaged header compiled, which fails in any way at all
             raise ValueError(f"{path} must be a .npy file, and its header is not one: {error}") from error
         if shape != () or not dtype.hasobject:
             raise ValueError(
@@ -242,32 +242,7 @@ def _read_safetensors(path: Path) -> _Content:
 
 
 def _read_torch(path: Path) -> _Content:
-    allowed: list[Any] = [(placeholder, name) for name, placeholder in inert_pickle.PLACEHOLDERS.items()]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            loaded = inert_pickle.plain(torch.load(path, map_location="cpu", weights_only=True))
-    except inert_pickle.Refused as error:
-        raise ValueError(f"{path} was refused, nothing in it was run: {error}") from error
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise ValueError(f"{path} is damaged, or no checkpoint of torch") from error
-        hint = " (a StyleGAN2 pickle? only BigGAN backbones are read)" if "torch_utils" in named[1] else ""
-        raise ValueError(
-            f"{path} was refused, nothing in it was run: it holds {named[1]}, which is not on the allow-list{hint}"
-        ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        AssertionError,
-    ) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of torch: {type(error).__name__} {error}") from error
+    loaded = read_torch(path)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(loaded).__name__}")
     return _Content(str(path), loaded, {})

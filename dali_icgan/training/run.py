@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,6 +20,7 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
+from dali_icgan.documents import shown
 from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.ranks import Ranks
@@ -30,7 +30,7 @@ from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
-from dali_icgan.training.settings import check_integers, check_kinds
+from dali_icgan.training.settings import check_integers, check_kinds, named, read_yaml
 from dali_icgan.training.state import write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
@@ -89,11 +89,13 @@ class Training:
         for key, value in given.items():
             if key in parts:
                 if not isinstance(value, dict):
-                    raise ValueError(f"{name}: {key} must hold settings by name, got {value!r}")
+                    raise ValueError(f"{name}: {key} must hold settings by name, got {shown(value)}")
                 _known(parts[key], value, f"{name}: {key}")
-                value = parts[key](**value)
+                with named(f"{name}: {key}"):
+                    value = parts[key](**value)
             made[key] = value
-        return cls(**made)
+        with named(name):
+            return cls(**made)
 
     @classmethod
     def quick(cls) -> "Training":
@@ -111,19 +113,19 @@ class Training:
         """From a YAML file.
 
         Raises:
-            ValueError: as :meth:`from_mapping`, or the file is no YAML.
+            ValueError: as :meth:`from_mapping`, or the file is no YAML; the message names the file.
         """
         try:
-            return cls.from_mapping(yaml.safe_load(path.read_text()), str(path))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+            return cls.from_mapping(read_yaml(path), str(path))
+        except TypeError as error:  # of the file's making, not the caller's
+            raise ValueError(str(error)) from error
 
 
 def _known(kind: type, given: dict[str, Any], name: str) -> None:
     known = [each.name for each in fields(kind)]
     strange = [key for key in given if key not in known]
     if strange:
-        raise ValueError(f"{name} must have settings among {', '.join(known)}, got {strange[0]!r}")
+        raise ValueError(f"{name} must have settings among {', '.join(known)}, got {shown(strange[0])}")
 
 
 def train(

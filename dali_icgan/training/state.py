@@ -4,12 +4,13 @@ import contextlib
 import hashlib
 import io
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from dali_icgan.models.torch_file import read_torch
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -50,11 +51,9 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
         ValueError: the file is damaged or holds something else; nothing in it is executed.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be a state of a training run, got a file that cannot be read as one: {error}"
-        ) from error
+        state = read_torch(path, device)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a state of a training run, got another file: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must be a state of a training run, got a {type(state).__name__}")
     return state

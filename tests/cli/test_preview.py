@@ -326,7 +326,7 @@ def test_retrieval_needs_no_generator(folder, bank, tmp_path):
         (["--generated-scale", "0.5"], "scale must be"),
         (["--generated-scale", "0.9,0.5"], "scale must be"),
         (["--class-map", "nowhere.json"], "nowhere.json"),
-        (["--class-map", "text.json"], "--class-map must be JSON, got something else in text.json"),
+        (["--class-map", "text.json"], "text.json must be a class map in JSON, got something damaged"),
         (["--class-map", "list.json"], '--class-map must be an object {"folder name": class, ...} of integers'),
         (["--class-map", "half.json"], '--class-map must be an object {"folder name": class, ...} of integers'),
         (["--class-map", "others.json"], "got none for ['astronaut', 'coffee'], too many ['dog']"),

@@ -11,7 +11,7 @@ from PIL import Image
 from dali_icgan._native import emulated_cuda
 from dali_icgan.ops.image_header import image_header
 from tests.emulation import emulated_module
-from tests.fuzz import fuzz
+from tests.fuzz.image_header import fuzz
 
 SIZES = [(1, 1), (1, 7), (13, 1), (31, 17), (300, 200)]
 
