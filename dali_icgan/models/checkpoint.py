@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dali_icgan.documents import shown
 from dali_icgan.models import inert_pickle
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator, count_parameters
 from dali_icgan.models.resnet import ResNet, ResNetConfig
@@ -236,8 +237,14 @@ def _read_safetensors(path: Path) -> _Content:
         with safe_open(path, "pt") as file:
             entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             own = json.loads((file.metadata() or {}).get("dali_icgan", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is a damaged safetensors file: {error}") from error
+    if (
+        not isinstance(own, dict)
+        or type(own.get("trained", True)) is not bool
+        or type(own.get("notice", "")) is not str
+    ):
+        raise ValueError(f"{path} has damaged metadata: {shown(own)}")
     return _Content(str(path), entries, own)
 
 
@@ -342,10 +349,15 @@ def _extractor(content: _Content) -> Checkpoint[ResNetConfig]:
 
 def _own_config(content: _Content, config: type[Config]) -> Config | None:
     """The architecture that a file of our own states; None for every other file."""
+    if not content.own:
+        return None
     try:
-        return config(**content.own["config"]) if content.own else None
+        made = config(**content.own["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{content.name} has damaged metadata: {error}") from error
+    if isinstance(made, ResNetConfig) and sum(made.depths) > len(content.entries):
+        raise ValueError(f"{content.name} has damaged metadata: more blocks than tensors, {sum(made.depths)}")
+    return made
 
 
 def _config_json(config: Any) -> str:
@@ -454,10 +466,16 @@ def _infer_resnet(source: str, tensors: dict[str, Tensor]) -> ResNetConfig:
             f"{source} is ambiguous: conv1.weight is {list(stem.shape[2:])}, and only a 7x7 stem tells its stride and input size"
         )
     indices = [tuple(map(int, m.groups())) for k in tensors if (m := re.match(r"layer(\d+)\.(\d+)\.", k))]
-    stages = max(stage for stage, _ in indices)
+    blocks = {stage: {i for s, i in indices if s == stage} for stage in sorted({stage for stage, _ in indices})}
+    gaps = [stage for stage, found in blocks.items() if max(found) + 1 != len(found)]
+    if gaps or [*blocks] != [*range(1, len(blocks) + 1)]:
+        where = f"layer{gaps[0]}" if gaps else ", ".join(f"layer{stage}" for stage in blocks)
+        raise ValueError(
+            f"{source}: the architecture cannot be read: blocks must follow one another, got gaps in {where:.80}"
+        )
     return ResNetConfig(
         block="bottleneck" if "layer1.0.conv3.weight" in tensors else "basic",
-        depths=tuple(1 + max((i for s, i in indices if s == stage), default=0) for stage in range(1, stages + 1)),
+        depths=tuple(len(found) for found in blocks.values()),
         width=stem.shape[0],
     )
 

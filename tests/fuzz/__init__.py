@@ -13,4 +13,4 @@ One module a domain: what it reads. Each has
 """
 
 # The header parser has a program of its own, under sanitizers (image_header.py).
-DOMAINS: tuple[str, ...] = ("forms", "class_map", "settings", "bank")
+DOMAINS: tuple[str, ...] = ("forms", "class_map", "settings", "bank", "checkpoint", "safetensors", "instances", "loader")

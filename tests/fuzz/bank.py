@@ -41,25 +41,23 @@ def _sound(dtype: str, absent: bool) -> bytes:
         features[5] = 0
     keys, labels = [f"{'ab'[i % 2]}/{i}.jpg" for i in range(_N)], np.arange(_N) % 2
     meta = {
-        **{
-            "version": files.VERSION,
-            "name": "photographs",
-            "root": None,
-            "dataset_fingerprint": "d",
-            "extractor_fingerprint": "e",
-        },
-        **{
-            "resolution": 32,
-            "align_corners": False,
-            "exif": False,
-            "dtype": dtype,
-            "n": _N,
-            "dim": _DIM,
-            "complete": True,
-            "done": _N,
-        },
-        **{"list_digest": files.digest_of_list(keys, labels), "absent": [[5, keys[5], "gone"]] if absent else []},
-        **{"checked": None, "unit": True},
+        "version": files.VERSION,
+        "name": "photographs",
+        "root": None,
+        "dataset_fingerprint": "d",
+        "extractor_fingerprint": "e",
+        "resolution": 32,
+        "align_corners": False,
+        "exif": False,
+        "dtype": dtype,
+        "n": _N,
+        "dim": _DIM,
+        "complete": True,
+        "done": _N,
+        "list_digest": files.digest_of_list(keys, labels),
+        "absent": [[5, keys[5], "gone"]] if absent else [],
+        "checked": None,
+        "unit": True,
     }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

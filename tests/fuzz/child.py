@@ -50,6 +50,7 @@ class Watch:
     def __init__(self, folder: Path) -> None:
         self.seen: list[str] = []
         self.on = False
+        self.refusal = ""  # the last one's message
         self._folder = str(folder)
         sys.addaudithook(self)
 
@@ -80,7 +81,7 @@ def outcome(domain: Any, data: bytes, folder: Path, watch: Watch) -> str:
         named = domain.NAMED in str(error)
         expected = type(error).__name__ in EXPECTED
         if expected and named:
-            found = "refused"
+            found, watch.refusal = "refused", str(error)
         else:
             what = "" if expected else f"{type(error).__name__} is none of the expected errors; "
             unnamed = "" if named else f"the message does not name {domain.NAMED}; "
@@ -121,11 +122,12 @@ def main(name: str, *arguments: str) -> None:
         if said.startswith("!it made"):
             said = outcome(domain, data, folder, watch)
         if said.startswith("!") or said == "refused":
-            print(f"seed {said}", file=tell, flush=True)
+            print(f"seed {said} {watch.refusal}", file=tell, flush=True)
             return
     limit_memory(getattr(domain, "HEADROOM", HEADROOM))
     if len(arguments) == 2:
-        print(0, outcome(domain, Path(arguments[0]).read_bytes(), folder, watch), file=tell, flush=True)
+        said = outcome(domain, Path(arguments[0]).read_bytes(), folder, watch)
+        print(0, said, " ".join(watch.refusal.split()), file=tell, flush=True)
         return
     seed, first, stop = map(int, arguments[:3])
     for number in range(first, stop):

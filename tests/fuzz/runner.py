@@ -41,7 +41,7 @@ class Report:
 class _Child:
     def __init__(self, domain: str, *arguments: object) -> None:
         self.scratch = tempfile.TemporaryDirectory(prefix="fuzz-")
-        self.said = tempfile.TemporaryFile()
+        self.said = tempfile.TemporaryFile()  # noqa: SIM115
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.fuzz.child", domain, *map(str, arguments), self.scratch.name],
             stdout=subprocess.PIPE,

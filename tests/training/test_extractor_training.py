@@ -342,7 +342,7 @@ def test_a_full_disk_keeps_the_state_before(patches, tmp_path, often, monkeypatc
         ({"crop_scale": "0.3"}, r"crop_scale must be two numbers, got '0\.3'"),
         ({"lr": "high"}, "lr must be a number, got 'high'"),
         ({"width": 7}, "width must be an integer >= 8, got 7"),
-        ({"depths": ()}, "depths must be one or more positive numbers"),
+        ({"depths": ()}, "depths must be 1 to 8 positive numbers"),
         ({"steps": True}, "steps must be an integer >= 1, got True"),
         ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"batch_size": 1}, "batch_size must be an integer >= 2, got 1"),
