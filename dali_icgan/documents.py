@@ -21,9 +21,13 @@ def read_json(path: str | os.PathLike[str], what: str = "") -> Any:
         FileNotFoundError: there is no such file.
         ValueError: it is no JSON, or nested deeper than any document of ours.
     """
-    name = f"{os.fspath(path)} must be {f'{what} in ' if what else ''}JSON"
     with open(path, "rb") as file:
-        text = file.read()
+        return parse_json(file.read(), os.fspath(path), what)
+
+
+def parse_json(text: bytes, name: str, what: str = "") -> Any:
+    """What a JSON text holds; arguments and errors as :func:`read_json`'s, ``name`` for the path."""
+    name = f"{name} must be {f'{what} in ' if what else ''}JSON"
     try:
         return json.loads(text.decode("utf-8-sig"))
     except ValueError as error:

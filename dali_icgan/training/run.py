@@ -20,18 +20,18 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
-from dali_icgan.documents import shown
+from dali_icgan.documents import parse_json, read_json, shown
 from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.ranks import Ranks
-from dali_icgan.training.extractor import ExtractorTraining, train_extractor
+from dali_icgan.training.extractor import ExtractorTraining, read_report, train_extractor
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
 from dali_icgan.training.settings import check_integers, check_kinds, named, read_yaml
-from dali_icgan.training.state import write_whole
+from dali_icgan.training.state import check_kept, is_count, is_number, write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
 _TOO_SMALL = 0.1  # the share of them that may be smaller than the resolution
@@ -274,6 +274,31 @@ def _train(
     return out / "report.md"
 
 
+def read_looks(path: Path) -> list[dict[str, float]]:
+    """``looks.jsonl``: of each look its step, and what was found.
+
+    Raises:
+        ValueError: a line is none.
+    """
+    looks = []
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        line = parse_json(text, f"{path}, line {number},", "a look at a training")
+        check_kept(path, line, step=is_count, **dict.fromkeys(_FRECHET, is_number))
+        looks.append(line)
+    return looks
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """``run.json``: what the folder is a run of.
+
+    Raises:
+        ValueError: it is none.
+    """
+    noted = read_json(path, "what a folder is a run of")
+    check_kept(path, noted, settings=lambda settings: isinstance(settings, dict))
+    return dict(noted)
+
+
 class _Look:
     """What is looked at on the way: a grid of samples and a Fréchet distance, on disk and in TensorBoard."""
 
@@ -282,8 +307,7 @@ class _Look:
         self._path = out / "looks.jsonl"
         self.history: list[dict[str, float]] = []
         if self._path.exists():
-            lines = [json.loads(line) for line in self._path.read_text().splitlines()]
-            self.history = [line for line in lines if line["step"] <= trainer.step]
+            self.history = [line for line in read_looks(self._path) if line["step"] <= trainer.step]
         bank = trainer.instances.bank
         present = np.flatnonzero(bank.present)
         # Classes lie one after the other: spread evenly, the grid shows many.
@@ -418,11 +442,11 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
         text = json.dumps(mine, indent=1).encode()
         write_whole(path, lambda file: file.write(text))
         return
-    theirs = json.loads(path.read_text())
+    theirs = read_run(path)
     theirs.pop("seconds", None)  # noted at the end
     differ = [*_differences(theirs.pop("settings"), mine.pop("settings")), *_differences(theirs, mine)]
     if differ:
-        said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
+        said = ", ".join(f"{key} {shown(before)}, now {shown(now)}" for key, before, now in differ)
         way = ""
         if all(key.startswith("gan.") for key, _, _ in differ):
             source = out / "extractor.safetensors" if extractor is None else extractor
@@ -442,8 +466,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 def _seconds(out: Path, generator: float) -> float:
     """How long the networks were trained, over all calls; noted in ``run.json``."""
     about = out / "extractor.json"
-    seconds = generator + (json.loads(about.read_text())["seconds"] if about.exists() else 0.0)
-    noted = json.loads((out / "run.json").read_text())
+    seconds = generator + (read_report(about)["seconds"] if about.exists() else 0.0)
+    noted = read_run(out / "run.json")
     text = json.dumps({**noted, "seconds": round(seconds, 1)}, indent=1).encode()
     write_whole(out / "run.json", lambda file: file.write(text))
     return float(seconds)

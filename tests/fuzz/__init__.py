@@ -13,4 +13,15 @@ One module a domain: what it reads. Each has
 """
 
 # The header parser has a program of its own, under sanitizers (image_header.py).
-DOMAINS: tuple[str, ...] = ("forms", "class_map", "settings", "bank", "checkpoint", "safetensors", "instances", "loader")
+DOMAINS: tuple[str, ...] = (
+    "forms",
+    "class_map",
+    "settings",
+    "bank",
+    "checkpoint",
+    "safetensors",
+    "instances",
+    "loader",
+    "state",
+    "run_folder",
+)

@@ -15,7 +15,7 @@ from tests.fuzz.mutate import Random, change_bytes, change_tree
 
 MUTANTS = 20_000
 NAMED = "mutant.pth"
-_TOKENS = (
+TOKENS = (
     *(
         b"cos\nsystem\n",
         b"cbuiltins\neval\n",
@@ -136,17 +136,17 @@ def seeds() -> list[bytes]:
 def mutant(random: Random) -> bytes:
     how = random.randrange(10)
     if how < 2:
-        return change_bytes(random, random.choice(_seeds()), _seeds(), _TOKENS)
+        return change_bytes(random, random.choice(_seeds()), _seeds(), TOKENS)
     if how < 5:
-        return _other_archive(random, _seeds()[2 * random.randrange(len(_trees()))])
+        return other_archive(random, _seeds()[2 * random.randrange(len(_trees()))])
     if how < 8:
         data = _seeds()[1 + 2 * random.randrange(len(_trees()))]  # the pickles of the older format come first
-        return change_bytes(random, data[:6000], _seeds(), _TOKENS) + data[6000:]
+        return change_bytes(random, data[:6000], _seeds(), TOKENS) + data[6000:]
     tree = dict(random.choice(_trees()))
-    return saved(change_tree(random, tree, _tensors(random)), random.random() < 0.3)
+    return saved(change_tree(random, tree, hostile_tensors(random)), random.random() < 0.3)
 
 
-def _tensors(random: Random) -> tuple[Any, ...]:
+def hostile_tensors(random: Random) -> tuple[Any, ...]:
     """Tensors that no honest file has, or has elsewhere."""
     size = random.choice((0, 1, 3, 8))
     return (
@@ -184,7 +184,7 @@ def _tensors(random: Random) -> tuple[Any, ...]:
     )
 
 
-def _other_archive(random: Random, data: bytes) -> bytes:
+def other_archive(random: Random, data: bytes) -> bytes:
     """An archive with a changed entry, or compressed, with entries lost, doubled or renamed."""
     out, source = io.BytesIO(), zipfile.ZipFile(io.BytesIO(data))
     names = source.namelist()
@@ -201,7 +201,7 @@ def _other_archive(random: Random, data: bytes) -> bytes:
                 content = (
                     bytes(random.choice((0, 1, 10**6)))
                     if how == 2
-                    else change_bytes(random, content, (content,), _TOKENS)
+                    else change_bytes(random, content, (content,), TOKENS)
                 )
             archive.writestr(name, content)
     return out.getvalue()

@@ -21,7 +21,13 @@ NAMED = "in memory"
 _PLACE, _COUNT = 2, 5  # of the mutant, of all files
 _SIZE = 24
 _MOST_PIXELS = 1_000_000
-_SETTINGS: dict[str, Any] = {"batch_size": _COUNT, "seed": 5, "device": "cpu", "num_workers": 1, "max_pixels": _MOST_PIXELS}
+_SETTINGS: dict[str, Any] = {
+    "batch_size": _COUNT,
+    "seed": 5,
+    "device": "cpu",
+    "num_workers": 1,
+    "max_pixels": _MOST_PIXELS,
+}
 _FILES = Path(__file__).parents[1] / "files"
 
 
@@ -57,7 +63,12 @@ def seeds() -> list[bytes]:
 def mutant(random: Random) -> bytes:
     data, how = random.choice(_seeds()), random.randrange(10)
     if how < 4:
-        return change_bytes(random, data, _seeds(), (b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\x00", b"\xff\xff", b"Adobe\0"))
+        return change_bytes(
+            random,
+            data,
+            _seeds(),
+            (b"\xff\xd8", b"\xff\xd9", b"\xff\xda", b"\xff\xc4", b"\xff\x00", b"\xff\xff", b"Adobe\0"),
+        )
     pieces = _segments(data)
     if how < 7:
         at = random.randrange(len(pieces))

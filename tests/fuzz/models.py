@@ -7,11 +7,11 @@ from typing import Any
 import torch
 import torch.utils.serialization  # torch.load imports it at its first call
 
-"".encode("cp437")  # as zipfile does where a name is not UTF-8
-
 from dali_icgan.engine import load_extractor, load_generator
 from dali_icgan.models.checkpoint import read_checkpoint, read_run_metadata, write_checkpoint
 from dali_icgan.models.generator import GeneratorConfig
+
+"".encode("cp437")  # as zipfile does where a name is not UTF-8
 
 
 def check_model(path: Path, folder: Path) -> str:

@@ -270,7 +270,9 @@ def test_strange_files_are_not_overwritten(patches, tmp_path):
     with pytest.raises(ValueError, match=r"must be the extractor that extractor\.json describes, got another"):
         train(patches, done.parent)
     (done.parent / "extractor.json").write_bytes(b"{")
-    with pytest.raises(ValueError, match=r"extractor\.json must be the report of a training, got a damaged file"):
+    with pytest.raises(
+        ValueError, match=r"extractor\.json must be the report of a training in JSON, got something damaged"
+    ):
         train(patches, done.parent)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/extractor-state.pt").write_bytes(b"PK")
