@@ -69,8 +69,10 @@ def check_integers(settings: Any, **least: int) -> None:
         value = getattr(settings, name)
         if value is None and name in optional:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not bound <= value < 2**64:
-            raise ValueError(f"{name} must be an integer >= {bound} of at most 64 bits, got {shown(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < bound:
+            raise ValueError(f"{name} must be an integer >= {bound}, got {shown(value)}")
+        if value >= 2**64:
+            raise ValueError(f"{name} must have at most 64 bits, got {shown(value)}")
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
