@@ -329,6 +329,9 @@ def test_retrieval_needs_no_generator(folder, bank, tmp_path):
         (["--class-map", "text.json"], "text.json must be a class map in JSON, got something damaged"),
         (["--class-map", "list.json"], '--class-map must be an object {"folder name": class, ...} of integers'),
         (["--class-map", "half.json"], '--class-map must be an object {"folder name": class, ...} of integers'),
+        (["--class-map", "large.json"], '--class-map must be an object {"folder name": class, ...} of integers from 0'),
+        (["--class-map", "deep.json"], "deep.json must be a class map in JSON, got lists or objects nested too deep"),
+        (["--class-map", "others.json"], "too many ['dog'] in others.json"),
         (["--class-map", "others.json"], "got none for ['astronaut', 'coffee'], too many ['dog']"),
         (["--class-map", "right.json"], "class_map is for a class-conditional generator, got a plain one"),
         (["--views", "0"], None),
@@ -340,6 +343,8 @@ def test_bad_options_are_named(folder, bank, tmp_path, monkeypatch, more, messag
         "text": "cat 281",
         "list": "[1, 2, 3]",
         "half": '{"astronaut": 0.5, "chelsea": 1, "coffee": true}',
+        "large": f'{{"astronaut": {2**64}, "chelsea": 1, "coffee": 2}}',
+        "deep": "[" * 100_000,
         "others": '{"chelsea": 0, "dog": 1}',
         "right": '{"astronaut": 0, "chelsea": 1, "coffee": 2}',
     }
