@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full build emulate sanitize fuzz faults lint format clean
+.PHONY: demo test test-full build emulate sanitize fuzz faults soak lint format clean
 
 demo: build
 	.venv/bin/dali-icgan demo
@@ -35,6 +35,9 @@ fuzz: .venv/installed build
 # Jobs killed at random moments, and what comes of them; KILLS=..., FAULTS_SEED=... for others. Noted for docs/reliability.md.
 faults: .venv/installed build
 	$(PY) -m tests.faults $(or $(KILLS),100) $(FAULTS_SEED) --record
+# 100,000 small batches: memory, threads and descriptors must not grow. MINUTES=... for so long instead.
+soak: .venv/installed build
+	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

@@ -128,14 +128,14 @@ def rule(r: int, size: int, dtype: torch.dtype = torch.float32) -> int:
     return largest if size >= least else TILES[r][-2] if r > 1 else 1
 
 
-def read_table(source: Table | str | Path) -> Table:
-    """A table, checked.
+def read_table(source: Table | str | Path, name: str = "forms") -> Table:
+    """A table, checked; ``name`` is for messages, where it is no file.
 
     Raises:
         ValueError: it is none; the message names the entry.
         FileNotFoundError: there is no such file.
     """
-    name, table = "forms", source
+    table = source
     if isinstance(source, (str, Path)):
         name = str(source)
         try:

@@ -153,9 +153,12 @@ def read_stored_instances(path: str | os.PathLike[str]) -> StoredInstances:
     try:
         features = torch.from_numpy(np.array(content["instance_features"], dtype=np.float32))
         labels = torch.from_numpy(np.array(content["labels"], dtype=np.int64))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} must hold numbers as instance_features and labels: {error}") from error
-    paths = tuple(str(p) for p in np.array(content["image_path"]).reshape(-1))
+    try:
+        paths = tuple(str(p) for p in np.array(content["image_path"]).reshape(-1))
+    except ValueError as error:
+        raise ValueError(f"{path} must hold words as image_path: {error}") from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(paths) != len(features):
         raise ValueError(
             f"{path} must hold features [n, d], n labels and n paths, got {list(features.shape)}, {list(labels.shape)}, {len(paths)}"

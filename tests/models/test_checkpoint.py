@@ -478,6 +478,8 @@ def test_stored_instances_are_read(tmp_path, protocol, features):
             r"features \[n, d\], n labels and n paths, got \[5, 4\], \[4\], 5",
         ),
         (np.array(instances(labels=["x"] * 5), dtype=object), "must hold numbers as instance_features and labels"),
+        (np.array(instances(labels=[10**30] * 5), dtype=object), "must hold numbers as instance_features and labels"),
+        (np.array(instances(image_path=["a", ["b", "c"]]), dtype=object), "must hold words as image_path"),
         (np.array(instances(labels=np.zeros(5, "i4,i4")), dtype=object), "it holds NumPy data of type 'V8'"),
     ],
 )
