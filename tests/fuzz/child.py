@@ -62,6 +62,7 @@ class Watch:
             self.seen.append(f"{event} {str(arguments)[:200]}")
         elif (
             event == "open"
+            and not isinstance(arguments[0], int)  # its own opening was seen
             and isinstance(arguments[2], int)
             and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             and not inside
@@ -112,6 +113,8 @@ def main(name: str, *arguments: str) -> None:
     os.dup2(2, 1)  # whatever else is printed is no answer
     warnings.simplefilter("ignore")
     logging.disable()
+    for name in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8-sig"):
+        "".encode(name)  # json guesses among them, and Python imports them then
     folder = Path(arguments[-1])
     domain: Any = importlib.import_module(f"tests.fuzz.{name}")
     watch = Watch(folder)
