@@ -188,7 +188,13 @@ def write_checkpoint(
         "source": checkpoint.source,
         "source_fingerprint": checkpoint.fingerprint,
     }
-    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in checkpoint.tensors.items()}
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, each in checkpoint.tensors.items():
+        tensor = each.to(dtype or each.dtype).contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if address in memory else tensor  # safetensors writes no memory twice
+        memory.add(address)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_bytes(save(tensors, {"dali_icgan": json.dumps(metadata)}))

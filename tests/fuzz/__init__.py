@@ -9,6 +9,7 @@ One module a domain: what it reads. Each has
 * ``seeds()``: sound files, which must load;
 * ``mutant(random)``: a damaged file, a function of the random numbers alone;
 * ``check(data, folder)``: write it, have the product read it, and say what came of it in a word; an AssertionError is a finding;
+* ``warm()``, where there is need: files after which a library has imported whatever it imports late;
 * ``NAMED``: what the message of a refusal must contain.
 """
 

@@ -1,6 +1,7 @@
 """Checkpoints of torch.save, in its archive and in its older format: ``load_generator``, ``load_extractor``, ``convert``, run metadata."""
 
 import io
+import warnings
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -133,6 +134,16 @@ def seeds() -> list[bytes]:
     return _seeds()
 
 
+def warm() -> list[bytes]:
+    """A file that calls a tensor: torch imports much of itself to find that it is no function."""
+    source, out = zipfile.ZipFile(io.BytesIO(saved(torch.zeros(1)))), io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name in source.namelist():
+            content = source.read(name)
+            archive.writestr(name, content[:-1] + b")R." if name.endswith("data.pkl") else content)
+    return [out.getvalue()]
+
+
 def mutant(random: Random) -> bytes:
     how = random.randrange(10)
     if how < 2:
@@ -144,6 +155,13 @@ def mutant(random: Random) -> bytes:
         return change_bytes(random, data[:6000], _seeds(), TOKENS) + data[6000:]
     tree = dict(random.choice(_trees()))
     return saved(change_tree(random, tree, hostile_tensors(random)), random.random() < 0.3)
+
+
+@cache
+def _quantised() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch will do without them
+        return torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.quint8)
 
 
 def hostile_tensors(random: Random) -> tuple[Any, ...]:
@@ -169,7 +187,7 @@ def hostile_tensors(random: Random) -> tuple[Any, ...]:
             torch.zeros(8).double(),
         ),
         *(
-            torch.quantize_per_tensor(torch.zeros(4), 0.1, 0, torch.quint8),
+            _quantised(),
             torch.zeros(8, 8).half(),
             torch.zeros(8).bfloat16(),
         ),

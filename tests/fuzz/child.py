@@ -113,11 +113,14 @@ def main(name: str, *arguments: str) -> None:
     os.dup2(2, 1)  # whatever else is printed is no answer
     warnings.simplefilter("ignore")
     logging.disable()
-    for name in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8-sig"):
-        "".encode(name)  # json guesses among them, and Python imports them then
+    for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be", "utf-8-sig"):
+        "".encode(encoding)  # json guesses among them, and Python imports them then
     folder = Path(arguments[-1])
     domain: Any = importlib.import_module(f"tests.fuzz.{name}")
     watch = Watch(folder)
+    for data in getattr(domain, "warm", list)():
+        outcome(domain, data, folder, watch)
+    watch.seen.clear()
     for data in domain.seeds():
         # Also makes Python import all that it will need.
         said = outcome(domain, data, folder, watch) if watch.seen == [] else ""

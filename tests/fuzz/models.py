@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nested._internal.ops  # torch imports these when a file needs them
 import torch.utils.serialization  # torch.load imports it at its first call
 
 from dali_icgan.engine import load_extractor, load_generator

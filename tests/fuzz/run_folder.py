@@ -19,6 +19,7 @@ from dali_icgan.training.instances import Instances
 from dali_icgan.training.run import _FRECHET, Training, _check_run, read_looks
 from dali_icgan.training.state import load_state
 from tests.fuzz.checkpoint import TOKENS, hostile_tensors, other_archive, saved
+from tests.fuzz.checkpoint import warm as calls_a_tensor
 from tests.fuzz.mutate import Random, as_json, change_bytes, change_json, change_packed, change_tree, pack, unpack
 
 MUTANTS = 20_000
@@ -73,6 +74,10 @@ def _sound() -> bytes:
 
 def seeds() -> list[bytes]:
     return [_sound()]
+
+
+def warm() -> list[bytes]:
+    return [pack(unpack(_sound()) | {"gan-state.pt": data}) for data in calls_a_tensor()]
 
 
 def mutant(random: Random) -> bytes:

@@ -407,6 +407,15 @@ def test_own_files_are_safetensors(tmp_path):
         write_checkpoint(tmp_path / "x.pth", read_generator(state()))
 
 
+def test_tensors_that_share_memory_are_written(tmp_path):
+    entries = resnet_state()
+    entries["layer1.0.bn1.bias"] = entries["layer1.0.bn1.weight"]
+    entries["layer1.0.bn2.weight"] = entries["layer1.0.bn1.running_var"].view(4)
+    checkpoint = read_extractor(entries)
+    write_checkpoint(tmp_path / "x.safetensors", checkpoint)
+    assert read_extractor(tmp_path / "x.safetensors").fingerprint == checkpoint.fingerprint
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"what was there")

@@ -203,6 +203,7 @@ def without_scan(data, number):
     [
         (JPEG, False),
         (PROGRESSIVE, False),
+        (JPEG[:2] + b"\xff\x01" + JPEG[2:], True),  # of no use, and refused by Pillow
         (JPEG + bytes(70_000), False),
         (JPEG[:SCAN] + segment(0xFE, b"said") + JPEG[SCAN:], False),
         (PROGRESSIVE[: scans(PROGRESSIVE)[3]] + segment(0xFE, b"said") + PROGRESSIVE[scans(PROGRESSIVE)[3] :], False),

@@ -41,7 +41,7 @@ bool ends_with_marker(const Bytes& file, size_t scan) {
 
 ImageHeader jpeg(const Bytes& file) {
   ImageHeader header{"jpeg", 0, 0};
-  bool sized = false, oriented = false;
+  bool sized = false, oriented = false, stray = false;
   JpegScans scans;
   header.suspect = header.irregular = true;
   try {
@@ -49,11 +49,12 @@ ImageHeader jpeg(const Bytes& file) {
       while (file[at] != 0xFF) ++at;   // decoders skip what lies between segments
       while (file[at] == 0xFF) ++at;
       const uint8_t marker = file[at++];
+      stray |= marker == 0x01;   // libjpeg passes over it, Pillow refuses the file
       if (marker == 0x00 || marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;   // these have no length
       if (marker == 0xD9) break;
       if (marker == 0xDA) {
         header.suspect = !ends_with_marker(file, at);
-        header.irregular = !scans.regular(file, at);
+        header.irregular = stray || !scans.regular(file, at);
         break;
       }
       const size_t length = file.big(at, 2);
