@@ -35,6 +35,7 @@ fuzz: .venv/installed build
 # Jobs killed at random moments, and what comes of them; KILLS=..., FAULTS_SEED=... for others. Noted for docs/reliability.md.
 faults: .venv/installed build
 	$(PY) -m tests.faults $(or $(KILLS),100) $(FAULTS_SEED) --record
+
 # 100,000 small batches: memory, threads and descriptors must not grow. MINUTES=... for so long instead.
 soak: .venv/installed build
 	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)

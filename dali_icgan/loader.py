@@ -556,16 +556,6 @@ def _end(stages: Stages, engine: Engine) -> None:
     engine.join(deadline)
 
 
-def _check_random(numbers: Any) -> None:
-    """Whether a state's random numbers are such as a generator takes."""
-    if numbers is None:
-        return
-    try:
-        torch.Generator().set_state(torch.frombuffer(bytearray.fromhex(numbers), dtype=torch.uint8))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"state must have the sampler's generator as it was saved, got others: {error}") from error
-
-
 def _natural(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")

@@ -30,4 +30,6 @@ DOMAINS: tuple[str, ...] = (
     "loader",
     "state",
     "run_folder",
+    "shard_tar",
+    "shard_index",
 )
