@@ -26,9 +26,9 @@ def main() -> int:
         "minutes": round(soaked.seconds / 60, 1),
         "rss_warm_mb": round(soaked.before / 1e6, 1),
         "rss_end_mb": round(soaked.after / 1e6, 1),
-        "threads": soaked.threads,
-        "descriptors": soaked.descriptors,
-        "faults": soaked.faults(),
+        "threads_at_rest": soaked.threads,
+        "descriptors_at_rest": soaked.descriptors,
+        "faults": soaked.faults() or "none",
     }
     emit(environment() | record, RESULTS if given.record else None)
     return int(bool(soaked.faults()))
