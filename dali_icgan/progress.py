@@ -59,7 +59,8 @@ def check_state(state: Any, expected: dict[str, Any]) -> None:
         if type(state.get(name)) is not int:
             raise ValueError(f"state must have an integer {name}, got {shown(state.get(name))}")
         if not least <= state[name] < most:
-            raise ValueError(f"state must have {name} >= {least} and < {most}, got {state[name]}")
+            bound = f">= {least}" if state[name] < least else f"< {most}"
+            raise ValueError(f"state must have {name} {bound}, got {shown(state[name])}")
     if state["order"] == "own" and state["position"] > state["samples"]:
         raise ValueError(f"state must have a position of at most {state['samples']} samples, got {state['position']}")
 
