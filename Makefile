@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full build emulate sanitize fuzz faults lint format clean
+.PHONY: demo test test-full build emulate sanitize fuzz faults soak lint format clean
 
 demo: build
 	.venv/bin/dali-icgan demo
@@ -27,13 +27,18 @@ sanitize: .venv/installed build
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so) $$(g++ -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  DALI_ICGAN_EMULATED=build/sanitize $(PY) -m pytest tests/ops
 
-# A million damaged image files through the header parser under the sanitizers; MUTANTS=..., FUZZ_SEED=... for others.
+# A million damaged image files through the header parser under the sanitizers, and 20,000 of every other file that is read.
+# MUTANTS=... as many of each instead, FUZZ_SEED=... others, DOMAINS="bank state" of these alone.
 fuzz: .venv/installed build
-	$(PY) -m tests.fuzz $(or $(MUTANTS),1000000) $(or $(FUZZ_SEED),0)
+	$(PY) -m tests.fuzz $(DOMAINS) $(if $(MUTANTS),--mutants $(MUTANTS)) --seed $(or $(FUZZ_SEED),0)
 
 # Jobs killed at random moments, and what comes of them; KILLS=..., FAULTS_SEED=... for others. Noted for docs/reliability.md.
 faults: .venv/installed build
 	$(PY) -m tests.faults $(or $(KILLS),100) $(FAULTS_SEED) --record
+
+# 100,000 small batches: memory, threads and descriptors must not grow. MINUTES=... for so long instead.
+soak: .venv/installed build
+	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)
 
 lint: .venv/installed
 	.venv/bin/ruff check .

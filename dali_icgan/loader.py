@@ -19,6 +19,7 @@ from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
 from dali_icgan.data.read import MAX_PIXELS
 from dali_icgan.data.stages import Stages
 from dali_icgan.data.workers import PATIENCE
+from dali_icgan.documents import shown
 from dali_icgan.engine.forms import Table, read_table
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.errors import DecodeError
@@ -313,10 +314,12 @@ class DataLoader:
 
     def _check_forms(self, forms: dict[str, Table]) -> None:
         if not isinstance(forms, dict):
-            raise ValueError(f"state must have an object forms, got {forms!r:.60}")
+            raise ValueError(f"state must have an object forms, got {shown(forms)}")
         mine = {} if self.augment is None else self.augment.forms
         for model in forms.keys() & mine.keys():
-            here, there = mine[model], read_table(forms[model])
+            if not isinstance(forms[model], dict):  # a word would name a file
+                raise ValueError(f"state must have an object forms of the {model}, got {shown(forms[model])}")
+            here, there = mine[model], read_table(forms[model], f"state's forms of the {model}")
             if here.keys() != there.keys():
                 log.warning(
                     f"the {model} computed with {', '.join(there)} where the state was made, here with {', '.join(here)}: "

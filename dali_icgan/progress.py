@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from dali_icgan.data.order import ListedOrder, ShardedOrder
+from dali_icgan.documents import shown
 
 STATE_KIND, STATE_FORMAT = "dali_icgan.DataLoader", 2
 
@@ -52,14 +53,14 @@ def check_state(state: Any, expected: dict[str, Any]) -> None:
     if not isinstance(state, dict) or state.get("kind") != STATE_KIND:
         raise ValueError("state must come from DataLoader.state_dict() of this package")
     for name, value in {"format": STATE_FORMAT, **expected}.items():
-        if state.get(name) != value:
-            raise ValueError(f"state must be of this loader: {name} must be {value!r}, got {state.get(name)!r}")
-    for name in ("seed", "epoch", "position"):
+        if type(state.get(name)) is not type(value) or state[name] != value:
+            raise ValueError(f"state must be of this loader: {name} must be {value!r}, got {shown(state.get(name))}")
+    for name, least, most in (("seed", -(2**63), 2**64), ("epoch", 0, 2**32), ("position", 0, 2**62)):
         if type(state.get(name)) is not int:
-            raise ValueError(f"state must have an integer {name}, got {state.get(name)!r}")
-    for name in ("epoch", "position"):
-        if state[name] < 0:
-            raise ValueError(f"state must have {name} >= 0, got {state[name]}")
+            raise ValueError(f"state must have an integer {name}, got {shown(state.get(name))}")
+        if not least <= state[name] < most:
+            bound = f">= {least}" if state[name] < least else f"< {most}"
+            raise ValueError(f"state must have {name} {bound}, got {shown(state[name])}")
     if state["order"] == "own" and state["position"] > state["samples"]:
         raise ValueError(f"state must have a position of at most {state['samples']} samples, got {state['position']}")
 

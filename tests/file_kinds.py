@@ -310,6 +310,7 @@ def _all() -> list[Kind]:
             "damaged",
             {
                 "PNG with a wrong checksum": (PNG[:-17] + bytes([PNG[-17] ^ 255]) + PNG[-16:], "broken"),
+                "JPEG with a marker inside its scan": (BASELINE[:MIDDLE] + b"\xff\x47" + BASELINE[MIDDLE:], "broken"),
                 "JPEG without quantisation tables": (BASELINE.replace(b"\xff\xdb", b"\xff\xef"), "broken"),
                 "width of 0": (with_frame(with_frame(BASELINE, 7, 0), 8, 0), "JPEG with a width or height of 0"),
             },

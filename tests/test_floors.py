@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
+    "documents": 0,
     "_native": 3,
     "ranks": 3,
     "ops": 4,

@@ -805,13 +805,37 @@ def test_set_epoch_to_the_states_own_epoch_keeps_the_state(load):
         ({"position": -1}, "state must have position >= 0, got -1"),
         ({"position": 25}, "state must have a position of at most 24 samples, got 25"),
         ({"epoch": True}, "state must have an integer epoch, got True"),
-        ({"seed": 2**64}, "seed must be a 64-bit integer"),
+        ({"epoch": 2**32}, "state must have epoch < 4294967296, got 4294967296"),
+        ({"seed": 2**64}, "state must have seed < 18446744073709551616, got 18446744073709551616"),
+        ({"samples": 24.0}, "samples must be 24, got 24.0"),
+        ({"shuffle": 0}, "shuffle must be False, got 0"),
+        ({"forms": [1]}, r"state must have an object forms, got \[1\]"),
     ],
 )
 def test_a_state_of_something_else_is_refused(load, change, message):
     loader = load()
     with pytest.raises(ValueError, match=message):
         loader.load_state_dict({**loader.state_dict(), **change})
+
+
+@pytest.mark.parametrize(
+    ("forms", "message"),
+    [
+        ("/etc/passwd", "state must have an object forms of the generator, got '/etc/passwd'"),
+        (
+            {"avx2 float32": {"3x3 4->4 @8": 1.0}},
+            "state's forms of the generator must give '3x3 4->4 @8' one of the tiles",
+        ),
+        (
+            {"avx2 float32": 3},
+            "state's forms of the generator must hold the tiles of 'avx2 float32' in an object, got 3",
+        ),
+    ],
+)
+def test_forms_of_a_state_are_checked(load, generator, extractor, forms, message):
+    loader = load(augment=di.DAICGAN(generator=generator, extractor=extractor, p=0.5))
+    with pytest.raises(ValueError, match=message):
+        loader.load_state_dict({**loader.state_dict(), "forms": {"generator": forms}})
 
 
 def test_a_sampler_that_gives_another_order_is_refused(load):

@@ -6,6 +6,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import reliability_page
 
+from tests.fuzz import DOMAINS
+
 ROOT = Path(__file__).parents[1]
 RUN = {
     "date": "2026-01-02T03:04:05+00:00",
@@ -37,6 +39,17 @@ def test_no_recorded_run_has_a_mismatch():
     assert all(json.loads(run)["mismatches"] == 0 for run in runs)
 
 
+def test_no_mutant_was_wrong_and_no_soak_has_faults():
+    results = ROOT / "benchmarks" / "results"
+    mutants = [json.loads(run) for run in (results / "fuzz.jsonl").read_text().splitlines()]
+    assert {run["domain"] for run in mutants} >= {"image_header", *DOMAINS}
+    newest = {run["domain"]: run for run in mutants}
+    assert all("wrong" not in run["outcomes"] for run in newest.values())
+    soaks = [json.loads(run) for run in (results / "soak.jsonl").read_text().splitlines()]
+    assert soaks
+    assert soaks[-1]["faults"] == "none"
+
+
 def test_a_section_for_each_kind_of_run_that_exists(tmp_path):
     assert "##" not in reliability_page.page(tmp_path)
     for name, title in (("faults", "Killed jobs"), ("soak", "Long runs"), ("fuzz", "Damaged and hostile files")):
@@ -49,8 +62,7 @@ def test_the_newest_run_of_each_kind_is_shown(tmp_path):
     new = {**RUN, "domain": "bank", "mutants": 2000, "seed": 5000, "outcomes": {"read": 1999, "refused_by_name": 1}}
     record(tmp_path, "fuzz.jsonl", old, other, new)
     lines = reliability_page.page(tmp_path).splitlines()
-    assert "| domain | header | bank |" in lines
-    assert "| mutants | 1,234 | 2,000 |" in lines
-    assert "| seed |  | 5000 |" in lines
-    assert "| outcomes |  | read: 1,999; refused by name: 1 |" in lines
+    assert "| domain | mutants | seed | outcomes | date |" in lines  # a row a domain
+    assert "| header | 1,234 |  |  | 2026-01-02 |" in lines
+    assert "| bank | 2,000 | 5000 | read: 1,999; refused by name: 1 | 2026-01-02 |" in lines
     assert lines.count("* a processor, torch 9.9, DALI 8.8, Python 3.99, commit abc, 2026-01-02") == 1

@@ -19,7 +19,7 @@ py::tuple image_header_of(const py::object& data) {
     return image_header(static_cast<const uint8_t*>(bytes.ptr), size_t(bytes.size));
   }();
   return py::make_tuple(header.format, header.width, header.height, header.orientation, header.suspect,
-                        header.depth, header.cmyk);
+                        header.depth, header.cmyk, header.irregular);
 }
 
 const Register registered{[](py::module_& module) { module.def("image_header", &image_header_of); }};

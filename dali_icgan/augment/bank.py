@@ -377,6 +377,12 @@ class FeatureBank:
         taken = torch.empty(len(index), array.shape[1], dtype=dtype, pin_memory=pinned)
         # The rows are in range; mode "raise" would copy them once more.
         np.take(array, index, axis=0, out=taken.numpy(), mode="clip")
+        # Rows are checked when a bank is opened, of a large one only some each time.
+        if not (good := taken.isfinite().all(1) & taken.any(1)).all():
+            row = int(index[~good.numpy()][0])
+            raise ValueError(
+                f"{self.path or 'features'} must hold rows that are finite and not zero, got row {row} ({self.keys[row]})"
+            )
         return taken.to(device, non_blocking=True)
 
     def embedded(self, generator: Generator) -> npt.NDArray[np.float32]:
@@ -464,9 +470,12 @@ class FeatureBank:
         if same_class:
             kind, digest = "class_neighbours", f"{digest}_{files.digest_of_classes(self.labels, self.present)}"
         for file in sorted(Path(self.path).glob(f"{kind}_*_{digest}.npy")):
-            width = int(file.name.removeprefix(f"{kind}_").split("_")[0])
+            number = file.name.removeprefix(f"{kind}_").split("_")[0]
+            width = int(number) if number.isdecimal() and len(number) < 10 else 0  # another name is not of ours
             if width >= k:
-                return files.load_array(file, (self.n, width), "int64")
+                near = files.load_array(file, (self.n, width), "int64")
+                files.check_neighbours(near, self.present, self.labels if same_class else None, str(file))
+                return near
         found = self._found_neighbours(k, same_class)
         try:
             files.write_whole(Path(self.path) / f"{kind}_{k}_{digest}.npy", lambda file: np.save(file, found))

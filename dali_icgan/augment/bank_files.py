@@ -12,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from dali_icgan.documents import read_json, shown
+
 VERSION = 1
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float16: np.dtype(np.float16), torch.float32: np.dtype(np.float32)}
 # How far from 1 the norm of a stored unit row may be; float16 by the rounding of its elements, half an ulp each at worst.
@@ -47,7 +49,7 @@ def seek_row(file: IO[bytes], row: int, shape: tuple[int, int], dtype: np.dtype[
     try:
         magic = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0(file) if magic == (1, 0) else None
-    except ValueError as error:
+    except Exception as error:  # as in load_array
         raise ValueError(f"{file.name} must be an array, got something damaged: {error}") from error
     place = file.tell() + row * shape[1] * dtype.itemsize
     if header != (shape, False, dtype) or os.fstat(file.fileno()).st_size < place:
@@ -95,20 +97,24 @@ def read_meta(folder: Path) -> dict[str, Any]:
     file = folder / "bank.json"
     if not file.is_file():
         raise FileNotFoundError(f"{folder} must be a feature bank (a folder with bank.json), got none there")
-    try:
-        meta = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{file} must be JSON, got something damaged: {error}") from error
+    meta = read_json(file)
     if not isinstance(meta, dict) or meta.get("version") != VERSION:
         version = meta.get("version") if isinstance(meta, dict) else None
-        raise ValueError(f"{file} must be of version {VERSION}, got {version}")
+        raise ValueError(f"{file} must be of version {VERSION}, got {shown(version)}")
     for name, kinds in _META.items():
-        if not isinstance(meta.get(name), kinds):
-            raise ValueError(
-                f"{file} must have {name} ({' or '.join(kind.__name__ for kind in kinds)}), got {meta.get(name)!r}"
-            )
+        if name not in meta or type(meta[name]) not in kinds:
+            words = " or ".join(kind.__name__ for kind in kinds)
+            raise ValueError(f"{file} must have {name} ({words}), got {shown(meta[name]) if name in meta else 'none'}")
+    for name, least in (("n", 1), ("dim", 1), ("resolution", 1), ("done", 0)):
+        if meta[name] < least:
+            raise ValueError(f"{file} must have {name} of at least {least}, got {shown(meta[name])}")
+    for each in meta["absent"]:
+        match each:
+            case [int() as row, str(), str()] if 0 <= row < meta["n"]:
+                continue
+        raise ValueError(f"{file} must list rows that are absent as [row, key, reason], got {shown(each)}")
     if meta["dtype"] not in [stored.name for stored in DTYPES.values()]:
-        raise ValueError(f"{file} must have dtype float16 or float32, got {meta['dtype']!r}")
+        raise ValueError(f"{file} must have dtype float16 or float32, got {shown(meta['dtype'])}")
     return meta
 
 
@@ -130,11 +136,42 @@ def load_array(file: Path, shape: tuple[int, ...], dtype: str) -> npt.NDArray[An
         array = np.lib.format.open_memmap(file, mode="r")
     except FileNotFoundError as error:
         raise ValueError(f"{file.parent} must have {file.name}, got none") from error
-    except (ValueError, EOFError, OSError) as error:
+    except Exception as error:  # NumPy has a damaged header compiled, which fails in any way at all
         raise ValueError(f"{file} must be an array {dtype} {list(shape)}, got something damaged: {error}") from error
     if array.shape != shape or array.dtype != np.dtype(dtype):
         raise ValueError(f"{file} must be an array {dtype} {list(shape)}, got {array.dtype} {list(array.shape)}")
     return array
+
+
+def check_neighbours(
+    near: npt.NDArray[np.int64], present: npt.NDArray[np.bool_], labels: npt.NDArray[np.int64] | None, name: str
+) -> None:
+    """Neighbours as they were stored: of each row that is present others that are, of its own label where labels are given, and -1 only
+    where the label has no more.
+
+    Raises:
+        ValueError: they are not; names the row.
+    """
+    n, k = near.shape
+    others = np.full(n, int(present.sum()) - 1)
+    if labels is not None:
+        _, of, count = np.unique(labels[present], return_inverse=True, return_counts=True)
+        others[present] = count[of] - 1
+    wanted = np.where(present, np.minimum(others, k), 0)
+    for begin in range(0, n, CHECK_ROWS):
+        rows = np.arange(begin, min(begin + CHECK_ROWS, n))
+        part, there = near[begin : begin + CHECK_ROWS], np.arange(k) < wanted[rows, None]
+        inside = (part >= 0) & (part < n) & (part != rows[:, None])
+        other = np.where(inside, part, 0)
+        good = inside & present[other]
+        if labels is not None:
+            good &= labels[other] == labels[rows, None]
+        bad = np.flatnonzero(~np.where(there, good, part == -1).all(1))
+        if len(bad):
+            raise ValueError(
+                f"{name} must hold the neighbours of every row, got {shown(part[bad[0]].tolist())} for row {rows[bad[0]]}: it is "
+                "damaged, and is made again once it is removed"
+            )
 
 
 def digest_of_list(keys: Sequence[str], labels: npt.NDArray[np.int64]) -> str:

@@ -1,7 +1,6 @@
 """``dali-icgan preview``."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,6 +17,7 @@ from dali_icgan.cli.page import Cell, Page, Pixels, Row, Section, displayed
 from dali_icgan.data import ImageDecoder, Samples, as_samples
 from dali_icgan.data.dataset import read_source
 from dali_icgan.data.files import IMAGE_EXTENSIONS
+from dali_icgan.documents import read_json, shown
 from dali_icgan.engine import Generator, load_extractor, load_generator
 from dali_icgan.errors import DecodeError
 from dali_icgan.loader import DataLoader
@@ -114,19 +114,16 @@ def read_class_map(file: Path, dataset: Samples) -> list[int]:
     Raises:
         ValueError: it is no such object, or its names are not the dataset's.
     """
-    try:
-        found = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"--class-map must be JSON, got something else in {file}: {error}") from error
-    if not isinstance(found, dict) or not all(type(number) is int for number in found.values()):
+    found = read_json(file, "a class map")
+    if not isinstance(found, dict) or not all(type(number) is int and 0 <= number < 2**31 for number in found.values()):
         raise ValueError(
-            f'--class-map must be an object {{"folder name": class, ...}} of integers, got another in {file}'
+            f'--class-map must be an object {{"folder name": class, ...}} of integers from 0, got another in {file}'
         )
     names = dataset.classes or []
     if set(found) != set(names):
         lacking, strange = sorted(set(names) - set(found)), sorted(set(found) - set(names))
         raise ValueError(
-            f"--class-map must name the folders of {dataset.name}, got none for {lacking}, too many {strange}"
+            f"--class-map must name the folders of {dataset.name}, got none for {shown(lacking)}, too many {shown(strange)} in {file}"
         )
     return [found[name] for name in names]
 

@@ -54,7 +54,8 @@ def encoded(data: bytes, *, exif: bool = False, max_pixels: int = MAX_PIXELS) ->
         if exif and header.orientation >= 5:
             height, width = width, height
         # DALI inverts CMYK that has no Adobe segment, and rounds 16 and 5 bits a channel in a way of its own.
-        pillow = header.format == "gif" or header.cmyk or header.depth in (5, 16)
+        # An irregular JPEG DALI may give in part.
+        pillow = header.format == "gif" or header.cmyk or header.depth in (5, 16) or header.irregular
         whole = header.suspect
     if height * width > max_pixels:
         raise ValueError(f"{width} x {height} pixels, more than max_pixels = {max_pixels}")

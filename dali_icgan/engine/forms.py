@@ -1,6 +1,5 @@
 """Which form each layer takes on the CPU: a table, not a measurement, so that ranks and resumed runs agree to the bit."""
 
-import json
 import logging
 import os
 import re
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from dali_icgan.documents import read_json, shown
 from dali_icgan.ops.instructions import BFLOAT16, instruction_sets
 from dali_icgan.ops.winograd import TILES
 
@@ -128,37 +128,35 @@ def rule(r: int, size: int, dtype: torch.dtype = torch.float32) -> int:
     return largest if size >= least else TILES[r][-2] if r > 1 else 1
 
 
-def read_table(source: Table | str | Path) -> Table:
-    """A table, checked.
+def read_table(source: Table | str | Path, name: str = "forms") -> Table:
+    """A table, checked; ``name`` is for messages, where it is no file.
 
     Raises:
         ValueError: it is none; the message names the entry.
         FileNotFoundError: there is no such file.
     """
-    name, table = "forms", source
+    table = source
     if isinstance(source, (str, Path)):
         name = str(source)
         try:
-            table = json.loads(Path(source).read_text())
+            table = read_json(source, "a table of forms")
         except FileNotFoundError as error:
             raise FileNotFoundError(f"forms must name a table of forms, there is no {name}") from error
-        except ValueError as error:
-            raise ValueError(f"forms must be a table in JSON, got {name}: {error}") from error
     if not isinstance(table, Mapping):
-        raise ValueError(f"{name} must be an object of objects, as 'dali-icgan tune' writes it, got {table!r:.60}")
+        raise ValueError(f"{name} must be an object of objects, as 'dali-icgan tune' writes it, got {shown(table)}")
     for what, tiles in table.items():
         if not re.fullmatch(r"(avx512_bf16|avx512|avx2|generic) (float32|float64|bfloat16)", str(what)):
-            raise ValueError(f"{name} must name what its tiles are for as 'avx512 float32', got {what!r}")
+            raise ValueError(f"{name} must name what its tiles are for as 'avx512 float32', got {shown(what)}")
         if not isinstance(tiles, Mapping):
-            raise ValueError(f"{name} must hold the tiles of {what!r} in an object, got {tiles!r:.60}")
+            raise ValueError(f"{name} must hold the tiles of {shown(what)} in an object, got {shown(tiles)}")
         for convolution, tile in tiles.items():
             found = re.fullmatch(r"([23])x\1 \d+->\d+ @\d+", str(convolution))
             if found is None:
-                raise ValueError(f"{name} must name convolutions as '3x3 64->64 @32', got {convolution!r}")
+                raise ValueError(f"{name} must name convolutions as '3x3 64->64 @32', got {shown(convolution)}")
             allowed = TILES[int(found[1])]
-            if isinstance(tile, bool) or tile not in allowed:
+            if type(tile) is not int or tile not in allowed:
                 raise ValueError(
-                    f"{name} must give {convolution!r} one of the tiles {', '.join(map(str, allowed))}, got {tile!r}"
+                    f"{name} must give {convolution!r} one of the tiles {', '.join(map(str, allowed))}, got {shown(tile)}"
                 )
     return table
 

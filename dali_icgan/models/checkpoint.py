@@ -7,7 +7,6 @@ accounted for, and the architecture is read off the shapes. What is ambiguous is
 import hashlib
 import json
 import os
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -22,9 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from dali_icgan.documents import shown
 from dali_icgan.models import inert_pickle
 from dali_icgan.models.generator import GeneratorConfig, ICGenerator, count_parameters
 from dali_icgan.models.resnet import ResNet, ResNetConfig
+from dali_icgan.models.torch_file import read_torch
 
 Source = str | os.PathLike[str] | Mapping[str, Any]
 Config = TypeVar("Config", GeneratorConfig, ResNetConfig)
@@ -135,7 +136,7 @@ def read_stored_instances(path: str | os.PathLike[str]) -> StoredInstances:
             version = np.lib.format.read_magic(stream)
             read_header = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}[version[0]]
             shape, _, dtype = read_header(stream)
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # NumPy has a damaged header compiled, which fails in any way at all
             raise ValueError(f"{path} must be a .npy file, and its header is not one: {error}") from error
         if shape != () or not dtype.hasobject:
             raise ValueError(
@@ -152,9 +153,12 @@ def read_stored_instances(path: str | os.PathLike[str]) -> StoredInstances:
     try:
         features = torch.from_numpy(np.array(content["instance_features"], dtype=np.float32))
         labels = torch.from_numpy(np.array(content["labels"], dtype=np.int64))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} must hold numbers as instance_features and labels: {error}") from error
-    paths = tuple(str(p) for p in np.array(content["image_path"]).reshape(-1))
+    try:
+        paths = tuple(str(p) for p in np.array(content["image_path"]).reshape(-1))
+    except ValueError as error:
+        raise ValueError(f"{path} must hold words as image_path: {error}") from error
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(paths) != len(features):
         raise ValueError(
             f"{path} must hold features [n, d], n labels and n paths, got {list(features.shape)}, {list(labels.shape)}, {len(paths)}"
@@ -184,7 +188,13 @@ def write_checkpoint(
         "source": checkpoint.source,
         "source_fingerprint": checkpoint.fingerprint,
     }
-    tensors = {name: t.to(dtype or t.dtype).contiguous() for name, t in checkpoint.tensors.items()}
+    tensors: dict[str, Tensor] = {}
+    memory: set[int] = set()
+    for name, each in checkpoint.tensors.items():
+        tensor = each.to(dtype or each.dtype).contiguous()
+        address = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if address in memory else tensor  # safetensors writes no memory twice
+        memory.add(address)
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         part.write_bytes(save(tensors, {"dali_icgan": json.dumps(metadata)}))
@@ -236,38 +246,19 @@ def _read_safetensors(path: Path) -> _Content:
         with safe_open(path, "pt") as file:
             entries = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             own = json.loads((file.metadata() or {}).get("dali_icgan", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is a damaged safetensors file: {error}") from error
+    if (
+        not isinstance(own, dict)
+        or type(own.get("trained", True)) is not bool
+        or type(own.get("notice", "")) is not str
+    ):
+        raise ValueError(f"{path} has damaged metadata: {shown(own)}")
     return _Content(str(path), entries, own)
 
 
 def _read_torch(path: Path) -> _Content:
-    allowed: list[Any] = [(placeholder, name) for name, placeholder in inert_pickle.PLACEHOLDERS.items()]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            loaded = inert_pickle.plain(torch.load(path, map_location="cpu", weights_only=True))
-    except inert_pickle.Refused as error:
-        raise ValueError(f"{path} was refused, nothing in it was run: {error}") from error
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise ValueError(f"{path} is damaged, or no checkpoint of torch") from error
-        hint = " (a StyleGAN2 pickle? only BigGAN backbones are read)" if "torch_utils" in named[1] else ""
-        raise ValueError(
-            f"{path} was refused, nothing in it was run: it holds {named[1]}, which is not on the allow-list{hint}"
-        ) from error
-    except (
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        IndexError,
-        AssertionError,
-    ) as error:
-        raise ValueError(f"{path} is damaged, or no checkpoint of torch: {type(error).__name__} {error}") from error
+    loaded = read_torch(path)
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path} must hold a state dict, got {type(loaded).__name__}")
     return _Content(str(path), loaded, {})
@@ -367,10 +358,15 @@ def _extractor(content: _Content) -> Checkpoint[ResNetConfig]:
 
 def _own_config(content: _Content, config: type[Config]) -> Config | None:
     """The architecture that a file of our own states; None for every other file."""
+    if not content.own:
+        return None
     try:
-        return config(**content.own["config"]) if content.own else None
+        made = config(**content.own["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{content.name} has damaged metadata: {error}") from error
+    if isinstance(made, ResNetConfig) and sum(made.depths) > len(content.entries):
+        raise ValueError(f"{content.name} has damaged metadata: more blocks than tensors, {sum(made.depths)}")
+    return made
 
 
 def _config_json(config: Any) -> str:
@@ -479,10 +475,16 @@ def _infer_resnet(source: str, tensors: dict[str, Tensor]) -> ResNetConfig:
             f"{source} is ambiguous: conv1.weight is {list(stem.shape[2:])}, and only a 7x7 stem tells its stride and input size"
         )
     indices = [tuple(map(int, m.groups())) for k in tensors if (m := re.match(r"layer(\d+)\.(\d+)\.", k))]
-    stages = max(stage for stage, _ in indices)
+    blocks = {stage: {i for s, i in indices if s == stage} for stage in sorted({stage for stage, _ in indices})}
+    gaps = [stage for stage, found in blocks.items() if max(found) + 1 != len(found)]
+    if gaps or [*blocks] != [*range(1, len(blocks) + 1)]:
+        where = f"layer{gaps[0]}" if gaps else ", ".join(f"layer{stage}" for stage in blocks)
+        raise ValueError(
+            f"{source}: the architecture cannot be read: blocks must follow one another, got gaps in {where:.80}"
+        )
     return ResNetConfig(
         block="bottleneck" if "layer1.0.conv3.weight" in tensors else "basic",
-        depths=tuple(1 + max((i for s, i in indices if s == stage), default=0) for stage in range(1, stages + 1)),
+        depths=tuple(len(found) for found in blocks.values()),
         width=stem.shape[0],
     )
 

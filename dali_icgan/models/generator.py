@@ -4,7 +4,9 @@ Inference goes through :mod:`dali_icgan.engine`, which bakes these tensors once;
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,24 @@ _WIDTHS = {
     128: ((16, 16, 8, 4, 2), (16, 8, 4, 2, 1)),
     256: ((16, 16, 8, 8, 4, 2), (16, 8, 8, 4, 2, 1)),
 }
+_MOST = 1 << 20  # of any width: products of two are still sizes of tensors
 BOTTOM = 4
 BN_EPS = 1e-5
 SN_EPS = 1e-6
+
+
+def check_config(config: Any, sizes: Sequence[str], flags: Sequence[str]) -> None:
+    """What an architecture's fields must be, whoever wrote them.
+
+    Raises:
+        ValueError: a size is no integer in 1..1048576, or a flag neither True nor False; the message names it.
+    """
+    for name in sizes:
+        if type(value := getattr(config, name)) is not int or not 1 <= value <= _MOST:
+            raise ValueError(f"{name} must be an integer in 1..{_MOST}, got {value!r}")
+    for name in flags:
+        if type(value := getattr(config, name)) is not bool:
+            raise ValueError(f"{name} must be True or False, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -51,14 +68,13 @@ class GeneratorConfig:
     attention: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.resolution not in _WIDTHS:
-            raise ValueError(f"resolution must be one of {', '.join(map(str, _WIDTHS))}, got {self.resolution}")
-        for name in ("channels", "z_chunk", "feature_dim", "shared_dim_feat", "n_classes", "shared_dim"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if type(self.resolution) is not int or self.resolution not in _WIDTHS:
+            raise ValueError(f"resolution must be one of {', '.join(map(str, _WIDTHS))}, got {self.resolution!r}")
+        sizes = ("channels", "z_chunk", "feature_dim", "shared_dim_feat", "n_classes", "shared_dim")
+        check_config(self, sizes, ("class_conditional", "hierarchical"))
         # Lists come out of JSON.
         object.__setattr__(self, "attention", tuple(self.attention))
-        if not set(self.attention) <= set(self.block_resolutions):
+        if not all(type(n) is int for n in self.attention) or not set(self.attention) <= set(self.block_resolutions):
             raise ValueError(f"attention must be among the resolutions {self.block_resolutions}, got {self.attention}")
         for resolution, width in zip(self.block_resolutions, self.out_channels, strict=True):
             if resolution in self.attention and width < 8:

@@ -7,7 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dali_icgan.models.generator import check_config
+
 BN_EPS = 1e-5
+_MOST_STAGES = 8  # each doubles the width
+_MOST_PIXELS = 4096  # a side
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,13 @@ class ResNetConfig:
         object.__setattr__(self, "depths", tuple(self.depths))
         if self.block not in ("bottleneck", "basic"):
             raise ValueError(f"block must be 'bottleneck' or 'basic', got {self.block!r}")
-        if not self.depths or min(self.depths) < 1:
-            raise ValueError(f"depths must be one or more positive numbers, got {self.depths}")
+        if not 1 <= len(self.depths) <= _MOST_STAGES or not all(type(n) is int and n >= 1 for n in self.depths):
+            raise ValueError(f"depths must be 1 to {_MOST_STAGES} positive numbers, got {self.depths!r:.200}")
+        check_config(self, ("width", "stem_kernel", "stem_stride", "input_size"), ("stem_pool",))
+        if self.input_size > _MOST_PIXELS:
+            raise ValueError(f"input_size must be at most {_MOST_PIXELS}, got {self.input_size}")
         if self.stem_kernel % 2 == 0:
             raise ValueError(f"stem_kernel must be odd, got {self.stem_kernel}")
-        for name in ("width", "stem_stride", "input_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
 
     @property
     def expansion(self) -> int:

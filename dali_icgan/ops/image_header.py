@@ -16,6 +16,8 @@ class ImageHeader(NamedTuple):
             whole, or it would be good or bad depending on the crop.
         depth: bits a channel: 1 to 16; 5 for a BMP of 16 bits a pixel.
         cmyk: a JPEG of four components, CMYK or YCCK.
+        irregular: a JPEG whose scans are not as encoders write them: one is missing or lacks bits, or there is something between or inside
+            them that does not belong there. Of such a file some decoders hand out the part before the damage, others nothing.
     """
 
     format: str
@@ -25,13 +27,15 @@ class ImageHeader(NamedTuple):
     suspect: bool
     depth: int
     cmyk: bool
+    irregular: bool
 
 
 def image_header(data: Any) -> ImageHeader:
     """Read format, size and orientation of an encoded image.
 
     Args:
-        data: the whole file: bytes, a memoryview or a uint8 array ``[n]``, contiguous. A beginning is enough for all but ``suspect``.
+        data: the whole file: bytes, a memoryview or a uint8 array ``[n]``, contiguous. A beginning is enough for all but
+            ``suspect`` and ``irregular``.
 
     Returns:
         See :class:`ImageHeader`.

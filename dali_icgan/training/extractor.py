@@ -24,6 +24,7 @@ from dali_icgan import ops
 from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.augment.transform import EvalTransform, TrainTransform
 from dali_icgan.data import Samples, as_samples
+from dali_icgan.documents import read_json, shown
 from dali_icgan.engine import Extractor, load_extractor
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.loader import DataLoader
@@ -31,7 +32,17 @@ from dali_icgan.models.checkpoint import Checkpoint, read_extractor, write_check
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops.random_resized_crop import interval
 from dali_icgan.training.settings import check_integers, check_kinds
-from dali_icgan.training.state import load_state, random_of, save_state, write_whole
+from dali_icgan.training.state import (
+    check_kept,
+    is_count,
+    is_number,
+    is_plain,
+    load_state,
+    random_of,
+    restore,
+    save_state,
+    write_whole,
+)
 
 FORMAT = 1
 _SAVE_SECONDS = 30.0
@@ -174,6 +185,23 @@ def train_extractor(
     return run.path
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """``extractor.json``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    about = read_json(path, "the report of a training")
+    check_kept(
+        path,
+        about,
+        seconds=is_number,
+        run=lambda run: isinstance(run, dict),
+        fingerprint=lambda text: isinstance(text, str),
+    )
+    return dict(about)
+
+
 class _Run:
     """One training in one folder."""
 
@@ -228,7 +256,7 @@ class _Run:
     def _demand_own(self, path: Path, found: Any) -> None:
         found = found if isinstance(found, dict) else {}
         wrong = [
-            f"{name} must be {value!r}, got {found.get(name)!r}"
+            f"{name} must be {value!r}, got {shown(found.get(name))}"
             for name, value in self._identity().items()
             if found.get(name) != value
         ]
@@ -238,12 +266,7 @@ class _Run:
     def is_finished(self) -> bool:
         """Whether the folder has this extractor; raises where it has another."""
         if self.report.exists():
-            try:
-                about = json.loads(self.report.read_bytes())
-            except ValueError as error:
-                raise ValueError(
-                    f"{self.report} must be the report of a training, got a damaged file: {error}"
-                ) from error
+            about = read_report(self.report)
             self._demand_own(self.report, about.get("run"))
             if self.path.exists():
                 if read_extractor(self.path).fingerprint != about.get("fingerprint"):
@@ -262,9 +285,22 @@ class _Run:
         if not self.state.exists():
             return
         state = load_state(self.state, self.device)
+        check_kept(self.state, state, run=is_plain)
         self._demand_own(self.state, state.get("run"))
-        self.networks.load_state_dict(state["networks"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        check_kept(
+            self.state,
+            state,
+            step=lambda step: is_count(step) and step <= self.steps,
+            seconds=is_number,
+            losses=lambda losses: (
+                isinstance(losses, list)
+                and all(isinstance(pair, list) and len(pair) == 2 and all(map(is_number, pair)) for pair in losses)
+            ),
+            position=lambda position: position is None or isinstance(position, dict),
+            unreadable=lambda names: isinstance(names, list) and all(isinstance(name, str) for name in names),
+        )
+        restore(self.state, "networks", self.networks, state.get("networks"))
+        restore(self.state, "optimiser", self.optimiser, state.get("optimiser"))
         self.step = self.saved_step = state["step"]
         self.seconds, self.losses, self.position = state["seconds"], state["losses"], state["position"]
         self.unreadable = set(state["unreadable"])

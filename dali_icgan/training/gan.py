@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dali_icgan.augment.transform import EvalTransform
+from dali_icgan.documents import shown
 from dali_icgan.loader import DataLoader
 from dali_icgan.models.checkpoint import Checkpoint, write_checkpoint
 from dali_icgan.models.discriminator import DiscriminatorConfig, ICDiscriminator
@@ -32,7 +33,18 @@ from dali_icgan.training.ema import ExponentialMovingAverage
 from dali_icgan.training.instances import Instances
 from dali_icgan.training.losses import discriminator_hinge, finite, generator_hinge, mode_seeking
 from dali_icgan.training.settings import check_integers, check_kinds
-from dali_icgan.training.state import load_state, random_of, save_state, write_whole
+from dali_icgan.training.state import (
+    check_kept,
+    is_count,
+    is_figures,
+    is_number,
+    is_plain,
+    load_state,
+    random_of,
+    restore,
+    save_state,
+    write_whole,
+)
 
 HALF = (0.5, 0.5, 0.5)  # mean and deviation that put images into [-1, 1]
 
@@ -266,19 +278,21 @@ class GanTrainer:
             OSError: it could not be written; the state before stays.
         """
         self._demand_finite()
-        parts: dict[str, Any] = {
+        state = {name: part.state_dict() for name, part in self._parts().items()}
+        save_state(
+            self._state_path,
+            {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history},
+        )
+        self.saved_step = self.step
+
+    def _parts(self) -> dict[str, Any]:
+        return {
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average.model,
             "generator_optimiser": self._generator_optimiser,
             "discriminator_optimiser": self._discriminator_optimiser,
         }
-        state = {name: part.state_dict() for name, part in parts.items()}
-        save_state(
-            self._state_path,
-            {**state, **self._identity(), "step": self.step, "seconds": self.seconds, "history": self.history},
-        )
-        self.saved_step = self.step
 
     def _demand_finite(self) -> None:
         """Weights and what the optimisers remember: the losses of a step are from before it changed them."""
@@ -299,24 +313,24 @@ class GanTrainer:
         )
 
     def _load(self, state: dict[str, Any]) -> None:
+        check_kept(self._state_path, state, **dict.fromkeys(self._identity(), is_plain))
         for name, mine in self._identity().items():
             theirs = state.get(name)
             if name == "settings" and isinstance(theirs, dict):
                 changed = [key for key in mine if key != "steps" and mine[key] != theirs.get(key)]
                 if changed:
-                    said = ", ".join(f"{key} {theirs.get(key)!r} (now {mine[key]!r})" for key in changed)
+                    said = ", ".join(f"{key} {shown(theirs.get(key))} (now {mine[key]!r})" for key in changed)
                     raise ValueError(f"{self._state_path} must be of the same settings, it was begun with {said}")
             elif mine != theirs:
-                raise ValueError(f"{self._state_path} must be of the same {name} {mine}, got {theirs}")
+                raise ValueError(f"{self._state_path} must be of the same {name} {mine}, got {shown(theirs)}")
+        sound = lambda history: isinstance(history, list) and all(map(is_figures, history))  # noqa: E731
+        check_kept(self._state_path, state, step=is_count, seconds=is_number, history=sound)
         if self.settings.steps < state["step"]:
             raise ValueError(
                 f"steps must be at least the {state['step']} already trained in {self._state_path}, got {self.settings.steps}"
             )
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self.average.model.load_state_dict(state["average"])
-        self._generator_optimiser.load_state_dict(state["generator_optimiser"])
-        self._discriminator_optimiser.load_state_dict(state["discriminator_optimiser"])
+        for name, part in self._parts().items():
+            restore(self._state_path, name.replace("_", "'s "), part, state.get(name))
         self.step, self.seconds, self.history = state["step"], state["seconds"], state["history"]
         self.saved_step = self.step
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -21,17 +20,18 @@ from dali_icgan.augment.bank import FeatureBank
 from dali_icgan.augment.bank_build import sole_builder
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.data.read import encoded
+from dali_icgan.documents import parse_json, read_json, shown
 from dali_icgan.engine import Extractor, Generator, load_extractor, load_generator
 from dali_icgan.engine.placement import resolve_device
 from dali_icgan.ranks import Ranks
-from dali_icgan.training.extractor import ExtractorTraining, train_extractor
+from dali_icgan.training.extractor import ExtractorTraining, read_report, train_extractor
 from dali_icgan.training.gan import GanTrainer, GanTraining
 from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
-from dali_icgan.training.settings import check_integers, check_kinds
-from dali_icgan.training.state import write_whole
+from dali_icgan.training.settings import check_integers, check_kinds, named, read_yaml
+from dali_icgan.training.state import check_kept, is_count, is_number, write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
 _TOO_SMALL = 0.1  # the share of them that may be smaller than the resolution
@@ -89,11 +89,13 @@ class Training:
         for key, value in given.items():
             if key in parts:
                 if not isinstance(value, dict):
-                    raise ValueError(f"{name}: {key} must hold settings by name, got {value!r}")
+                    raise ValueError(f"{name}: {key} must hold settings by name, got {shown(value)}")
                 _known(parts[key], value, f"{name}: {key}")
-                value = parts[key](**value)
+                with named(f"{name}: {key}"):
+                    value = parts[key](**value)
             made[key] = value
-        return cls(**made)
+        with named(name):
+            return cls(**made)
 
     @classmethod
     def quick(cls) -> "Training":
@@ -111,19 +113,19 @@ class Training:
         """From a YAML file.
 
         Raises:
-            ValueError: as :meth:`from_mapping`, or the file is no YAML.
+            ValueError: as :meth:`from_mapping`, or the file is no YAML; the message names the file.
         """
         try:
-            return cls.from_mapping(yaml.safe_load(path.read_text()), str(path))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+            return cls.from_mapping(read_yaml(path), str(path))
+        except TypeError as error:  # of the file's making, not the caller's
+            raise ValueError(str(error)) from error
 
 
 def _known(kind: type, given: dict[str, Any], name: str) -> None:
     known = [each.name for each in fields(kind)]
     strange = [key for key in given if key not in known]
     if strange:
-        raise ValueError(f"{name} must have settings among {', '.join(known)}, got {strange[0]!r}")
+        raise ValueError(f"{name} must have settings among {', '.join(known)}, got {shown(strange[0])}")
 
 
 def train(
@@ -272,6 +274,31 @@ def _train(
     return out / "report.md"
 
 
+def read_looks(path: Path) -> list[dict[str, float]]:
+    """``looks.jsonl``: of each look its step, and what was found.
+
+    Raises:
+        ValueError: a line is none.
+    """
+    looks = []
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        line = parse_json(text, f"{path}, line {number},", "a look at a training")
+        check_kept(path, line, step=is_count, **dict.fromkeys(_FRECHET, is_number))
+        looks.append(line)
+    return looks
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """``run.json``: what the folder is a run of.
+
+    Raises:
+        ValueError: it is none.
+    """
+    noted = read_json(path, "what a folder is a run of")
+    check_kept(path, noted, settings=lambda settings: isinstance(settings, dict))
+    return dict(noted)
+
+
 class _Look:
     """What is looked at on the way: a grid of samples and a Fréchet distance, on disk and in TensorBoard."""
 
@@ -280,8 +307,7 @@ class _Look:
         self._path = out / "looks.jsonl"
         self.history: list[dict[str, float]] = []
         if self._path.exists():
-            lines = [json.loads(line) for line in self._path.read_text().splitlines()]
-            self.history = [line for line in lines if line["step"] <= trainer.step]
+            self.history = [line for line in read_looks(self._path) if line["step"] <= trainer.step]
         bank = trainer.instances.bank
         present = np.flatnonzero(bank.present)
         # Classes lie one after the other: spread evenly, the grid shows many.
@@ -416,11 +442,11 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
         text = json.dumps(mine, indent=1).encode()
         write_whole(path, lambda file: file.write(text))
         return
-    theirs = json.loads(path.read_text())
+    theirs = read_run(path)
     theirs.pop("seconds", None)  # noted at the end
     differ = [*_differences(theirs.pop("settings"), mine.pop("settings")), *_differences(theirs, mine)]
     if differ:
-        said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
+        said = ", ".join(f"{key} {shown(before)}, now {shown(now)}" for key, before, now in differ)
         way = ""
         if all(key.startswith("gan.") for key, _, _ in differ):
             source = out / "extractor.safetensors" if extractor is None else extractor
@@ -440,8 +466,8 @@ def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") 
 def _seconds(out: Path, generator: float) -> float:
     """How long the networks were trained, over all calls; noted in ``run.json``."""
     about = out / "extractor.json"
-    seconds = generator + (json.loads(about.read_text())["seconds"] if about.exists() else 0.0)
-    noted = json.loads((out / "run.json").read_text())
+    seconds = generator + (read_report(about)["seconds"] if about.exists() else 0.0)
+    noted = read_run(out / "run.json")
     text = json.dumps({**noted, "seconds": round(seconds, 1)}, indent=1).encode()
     write_whole(out / "run.json", lambda file: file.write(text))
     return float(seconds)

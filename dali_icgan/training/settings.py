@@ -1,12 +1,46 @@
 """Settings as people write them: in YAML or Python, checked by what each field is declared to be."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
+import yaml
+
+from dali_icgan.documents import shown
+
 _WORDS: dict[Any, str] = {float: "a number", bool: "True or False", str: "a word", int: "an integer"}
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file holds: plain values, lists and mappings.
+
+    Raises:
+        ValueError: it is no YAML; or has tags, which no setting needs, or aliases, of which a few lines can be larger than any memory.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+        for event in yaml.parse(text, yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"an alias, *{event.anchor}: write what it stands for")
+            if getattr(event, "tag", None) is not None:
+                raise ValueError(f"a tag, {event.tag}: write the plain value")
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path} must be YAML, got {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ValueError(f"{path} must be YAML, got lists or mappings nested too deep") from None
+
+
+@contextlib.contextmanager
+def named(name: str) -> Iterator[None]:
+    """What is wrong with settings within it begins with where they come from."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
 
 
 def check_kinds(settings: Any) -> None:
@@ -36,7 +70,9 @@ def check_integers(settings: Any, **least: int) -> None:
         if value is None and name in optional:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:
-            raise ValueError(f"{name} must be an integer >= {bound}, got {value!r}")
+            raise ValueError(f"{name} must be an integer >= {bound}, got {shown(value)}")
+        if value >= 2**64:
+            raise ValueError(f"{name} must have at most 64 bits, got {shown(value)}")
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
@@ -47,12 +83,12 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         found = [_as(kinds[0], each) for each in value] if listed else [None]
         if None in found or (pair and len(found) != len(kinds)):
             many = "two numbers" if pair else f"a list, each {_WORDS[kinds[0]]}"
-            raise TypeError(f"{name} must be {many}, got {value!r}")
+            raise TypeError(f"{name} must be {many}, got {shown(value)}")
         return tuple(found)
     if kind not in (float, bool, str):
         return value
     if (found := _as(kind, value)) is None:
-        raise TypeError(f"{name} must be {_WORDS[kind]}, got {value!r}")
+        raise TypeError(f"{name} must be {_WORDS[kind]}, got {shown(value)}")
     return found
 
 

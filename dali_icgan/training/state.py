@@ -3,13 +3,16 @@
 import contextlib
 import hashlib
 import io
+import math
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from dali_icgan.documents import shown
+from dali_icgan.models.torch_file import read_torch
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], Any]) -> None:
@@ -50,14 +53,81 @@ def load_state(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]
         ValueError: the file is damaged or holds something else; nothing in it is executed.
     """
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise ValueError(
-            f"{path} must be a state of a training run, got a file that cannot be read as one: {error}"
-        ) from error
+        state = read_torch(path, device)
+    except ValueError as error:
+        raise ValueError(f"{path} must be a state of a training run, got another file: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} must be a state of a training run, got a {type(state).__name__}")
     return state
+
+
+def restore(path: Path, name: str, part: Any, state: Any) -> None:
+    """Give a module or an optimiser back what it was saved as.
+
+    Raises:
+        ValueError: it is of other names, shapes or kinds; ``part`` may then hold some of it.
+    """
+    before = [
+        {key: value for key, value in group.items() if key != "params"} for group in getattr(part, "param_groups", ())
+    ]
+    try:
+        part.load_state_dict(state)
+        for known, group in zip(before, getattr(part, "param_groups", ()), strict=True):
+            # A scheduled rate is the one setting that a run changes.
+            wrong = [
+                key
+                for key, value in known.items()
+                if type(group.get(key)) is not type(value) or (key != "lr" and group[key] != value)
+            ]
+            if wrong or len(group) != len(known) + 1:
+                raise ValueError(f"other settings of the optimiser: {', '.join(wrong)}")
+            for parameter in group["params"]:
+                kept = part.state.get(parameter, {})
+                for key, value in kept.items():
+                    shape = torch.Size() if key == "step" else parameter.shape
+                    if not isinstance(value, torch.Tensor) or value.shape != shape or not value.is_floating_point():
+                        raise ValueError(f"{key} of another shape or kind than its parameter's {list(parameter.shape)}")
+                if kept and kept.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                    raise ValueError(f"other entries of the optimiser: {', '.join(map(str, kept))}")
+    except Exception as error:  # torch raises what it meets
+        raise ValueError(
+            f"{path} must hold the {name} as it was saved, got another: {' '.join(str(error).split())[:500]}"
+        ) from error
+
+
+def check_kept(path: Path, state: Any, **kinds: Callable[[Any], bool]) -> None:
+    """Check what a file of a run says beside its tensors.
+
+    Raises:
+        ValueError: it is no mapping, or an entry is missing or not as its function says.
+    """
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} must hold entries by name, got {shown(state)}")
+    for name, good in kinds.items():
+        if name not in state or not good(state[name]):
+            raise ValueError(f"{path} must have a sound {name}, got {shown(state[name]) if name in state else 'none'}")
+
+
+def is_count(value: Any) -> bool:
+    """A number of steps."""
+    return type(value) is int and 0 <= value < 2**62
+
+
+def is_number(value: Any) -> bool:
+    """A finite number."""
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def is_plain(value: Any) -> bool:
+    """Lists and mappings of words, numbers and truth values: what compares with anything."""
+    if isinstance(value, (list, dict)):
+        return all(map(is_plain, value if isinstance(value, list) else [*value, *value.values()]))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def is_figures(value: Any) -> bool:
+    """Finite numbers by name."""
+    return isinstance(value, dict) and all(isinstance(key, str) and is_number(number) for key, number in value.items())
 
 
 def random_of(seed: int, *purpose: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -75,6 +75,18 @@ def edit(folder, **changes):
     (folder / "bank.json").write_text(json.dumps({**meta, **changes}))
 
 
+def lose(folder, name):
+    meta = json.loads((folder / "bank.json").read_text())
+    del meta[name]
+    (folder / "bank.json").write_text(json.dumps(meta))
+
+
+def header(folder, text):
+    """Another header for the features."""
+    words = text.encode()
+    (folder / "features.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(words).to_bytes(2, "little") + words + bytes(504))
+
+
 # ---------------------------------------------------------------------- building
 
 
@@ -393,6 +405,27 @@ def test_a_damaged_part_is_refused(photos, tmp_path):
         (lambda d: (d / "bank.json").write_text("[]"), "bank.json must be of version 1, got None"),
         (lambda d: edit(d, version=2), "bank.json must be of version 1, got 2"),
         (lambda d: edit(d, resolution="big"), r"bank.json must have resolution \(int\), got 'big'"),
+        (lambda d: edit(d, n=True), r"bank.json must have n \(int\), got True"),
+        (lambda d: edit(d, n=0), "bank.json must have n of at least 1, got 0"),
+        (lambda d: edit(d, dim=-1), "bank.json must have dim of at least 1, got -1"),
+        (lambda d: lose(d, "root"), r"bank.json must have root \(str or NoneType\), got none"),
+        (lambda d: lose(d, "checked"), r"bank.json must have checked \(str or NoneType\), got none"),
+        (lambda d: edit(d, absent=[[1, "x"]]), r"bank.json must list rows that are absent as .*, got \[1, 'x'\]"),
+        (lambda d: edit(d, absent=[[21, "x", "y"]]), "bank.json must list rows that are absent as"),
+        (lambda d: edit(d, absent=["gone"]), "bank.json must list rows that are absent as .*, got 'gone'"),
+        (
+            lambda d: (d / "bank.json").write_text("[" * 100_000),
+            "bank.json must be JSON, got lists or objects nested too deep",
+        ),
+        (
+            lambda d: header(d, "__import__('os').system('true')"),
+            "features.npy must be an array .* got something damaged",
+        ),
+        (lambda d: header(d, "["), "features.npy must be an array .* got something damaged"),
+        (
+            lambda d: header(d, "{'descr': '<f2', 'fortran_order': False, 'shape': (-21, 12)}"),
+            "features.npy must be an array .* got something damaged",
+        ),
         (lambda d: edit(d, dtype="int8"), "bank.json must have dtype float16 or float32, got 'int8'"),
         (lambda d: edit(d, complete=False, done=7), "must be finished, got 7 of 21 rows"),
         (lambda d: edit(d, n=20), r"features.npy must be an array float16 \[20, 12\], got float16 \[21, 12\]"),
@@ -678,6 +711,34 @@ def test_kept_neighbours_that_are_damaged_say_so(copy):
     os.truncate(file, 200)
     with pytest.raises(ValueError, match=f"{file} must be an array int64 .*, got something damaged"):
         FeatureBank.open(copy).neighbours(6)
+
+
+@pytest.mark.parametrize("same_class", [False, True])
+@pytest.mark.parametrize("wrong", [-1, -2, 4, 20, 21, 2**62])
+def test_kept_neighbours_that_are_none_say_so(copy, wrong, same_class):
+    bank = FeatureBank.open(copy)
+    near = np.array(bank.neighbours(3, same_class))
+    (file,) = copy.glob("class_neighbours*" if same_class else "neighbours*")
+    assert np.array_equal(FeatureBank.open(copy).neighbours(3, same_class), near)
+    near[4, 1] = wrong  # none, out of range, itself, or of another class
+    np.save(file, near)
+    opened = FeatureBank.open(copy)
+    if wrong == 20 and not same_class:
+        assert opened.neighbours(3)[4, 1] == 20
+        return
+    with pytest.raises(
+        ValueError, match=r"neighbours_3_\S+.npy must hold the neighbours of every row, got \[.*\] for row 4"
+    ):
+        opened.neighbours(3, same_class)
+
+
+def test_rows_that_were_damaged_since_they_were_checked(copy):
+    rows = np.lib.format.open_memmap(copy / "features.npy", mode="r+")
+    bank = FeatureBank.open(copy)
+    for value in (np.nan, 0):
+        rows[3] = value
+        with pytest.raises(ValueError, match=r"copy must hold rows that are finite and not zero, got row 3 \("):
+            bank.gather([1, 3], "cpu")
 
 
 def test_neighbours_that_cannot_be_kept_are_said(copy, monkeypatch, caplog):

@@ -309,7 +309,7 @@ def test_tune_writes_a_table_that_models_are_loaded_with(tmp_path):
     ("arguments", "message"),
     [
         (["nowhere.pth", "-o", "forms.json"], "there is no nowhere.pth"),
-        (["embedded", "-o", "file"], "must be a table in JSON"),
+        (["embedded", "-o", "file"], "must be a table of forms in JSON"),
         (["embedded"], "--out"),
         (["-o", "forms.json"], "MODEL"),
         (["embedded", "-o", "forms.json", "--rounds", "0"], "--rounds"),

@@ -65,7 +65,7 @@ def test_a_users_table_comes_before_the_packages(tmp_path, caplog):
     ("content", "message"),
     [
         ("[1, 2]", "forms.json must be an object of objects, as 'dali-icgan tune' writes it, got \\[1, 2\\]"),
-        ("{", "forms must be a table in JSON, got .*forms.json: "),
+        ("{", "forms.json must be a table of forms in JSON, got something damaged: "),
         ('{"avx513 float32": {}}', "must name what its tiles are for as 'avx512 float32', got 'avx513 float32'"),
         ('{"avx2 float32": 3}', "must hold the tiles of 'avx2 float32' in an object, got 3"),
         ('{"avx2 float32": {"5x5 3->3 @4": 1}}', "must name convolutions as '3x3 64->64 @32', got '5x5 3->3 @4'"),
@@ -73,6 +73,10 @@ def test_a_users_table_comes_before_the_packages(tmp_path, caplog):
         ('{"avx2 float32": {"3x3 3->3 @4": 3}}', "must give '3x3 3->3 @4' one of the tiles 1, 2, 4, got 3"),
         ('{"avx2 float32": {"2x2 3->3 @4": "5"}}', "must give '2x2 3->3 @4' one of the tiles 1, 3, 5, got '5'"),
         ('{"avx2 float32": {"2x2 3->3 @4": true}}', "must give '2x2 3->3 @4' one of the tiles 1, 3, 5, got True"),
+        ('{"avx2 float32": {"2x2 3->3 @4": 1.0}}', "must give '2x2 3->3 @4' one of the tiles 1, 3, 5, got 1.0"),
+        ('{"avx2 float32": {"2x2 3->3 @4": [1]}}', r"must give '2x2 3->3 @4' one of the tiles 1, 3, 5, got \[1\]"),
+        ("[" * 100_000, "forms.json must be a table of forms in JSON, got lists or objects nested too deep"),
+        ("1" * 5000, "forms.json must be a table of forms in JSON, got something damaged"),
     ],
 )
 def test_what_is_no_table_is_named(tmp_path, content, message):

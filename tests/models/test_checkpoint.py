@@ -407,6 +407,15 @@ def test_own_files_are_safetensors(tmp_path):
         write_checkpoint(tmp_path / "x.pth", read_generator(state()))
 
 
+def test_tensors_that_share_memory_are_written(tmp_path):
+    entries = resnet_state()
+    entries["layer1.0.bn1.bias"] = entries["layer1.0.bn1.weight"]
+    entries["layer1.0.bn2.weight"] = entries["layer1.0.bn1.running_var"].view(4)
+    checkpoint = read_extractor(entries)
+    write_checkpoint(tmp_path / "x.safetensors", checkpoint)
+    assert read_extractor(tmp_path / "x.safetensors").fingerprint == checkpoint.fingerprint
+
+
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     path.write_bytes(b"what was there")
@@ -478,6 +487,8 @@ def test_stored_instances_are_read(tmp_path, protocol, features):
             r"features \[n, d\], n labels and n paths, got \[5, 4\], \[4\], 5",
         ),
         (np.array(instances(labels=["x"] * 5), dtype=object), "must hold numbers as instance_features and labels"),
+        (np.array(instances(labels=[10**30] * 5), dtype=object), "must hold numbers as instance_features and labels"),
+        (np.array(instances(image_path=["a", ["b", "c"]]), dtype=object), "must hold words as image_path"),
         (np.array(instances(labels=np.zeros(5, "i4,i4")), dtype=object), "it holds NumPy data of type 'V8'"),
     ],
 )

@@ -11,7 +11,8 @@ from PIL import Image
 from dali_icgan._native import emulated_cuda
 from dali_icgan.ops.image_header import image_header
 from tests.emulation import emulated_module
-from tests.fuzz import fuzz
+from tests.fuzz.image_header import fuzz
+from tests.photos import jpeg, patch
 
 SIZES = [(1, 1), (1, 7), (13, 1), (31, 17), (300, 200)]
 
@@ -180,6 +181,51 @@ def test_fill_bytes_and_stray_bytes_between_segments_are_passed_over():
 )
 def test_a_file_whose_end_is_not_in_order_is_suspect(data, suspect):
     assert image_header(data)[:5] == (image_header(data).format, 31, 17, 1, suspect)
+
+
+PROGRESSIVE = jpeg(patch("coffee", 1)[:17, :31], progressive=True)
+SCAN = JPEG.index(b"\xff\xda")
+TABLE = JPEG[JPEG.index(b"\xff\xc4") :][: 2 + 31]
+
+
+def scans(data):
+    """Where the scans of a JPEG begin."""
+    return [at for at in range(len(data)) if data[at : at + 2] == b"\xff\xda"]
+
+
+def without_scan(data, number):
+    begins = [*scans(data), len(data) - 2]
+    return data[: begins[number]] + data[begins[number + 1] :]
+
+
+@pytest.mark.parametrize(
+    ("data", "irregular"),
+    [
+        (JPEG, False),
+        (PROGRESSIVE, False),
+        (JPEG[:2] + b"\xff\x01" + JPEG[2:], True),  # of no use, and refused by Pillow
+        (JPEG + bytes(70_000), False),
+        (JPEG[:SCAN] + segment(0xFE, b"said") + JPEG[SCAN:], False),
+        (PROGRESSIVE[: scans(PROGRESSIVE)[3]] + segment(0xFE, b"said") + PROGRESSIVE[scans(PROGRESSIVE)[3] :], False),
+        # Markers that damage made in the middle of a scan: some decoders give the part before them.
+        *(
+            (JPEG[:-60] + b"\xff" + bytes([marker]) + JPEG[-60:], True)
+            for marker in (0x01, 0x47, 0xC0, 0xC4, 0xD8, 0xDA, 0xDB, 0xF0)
+        ),
+        *((JPEG[:-60] + bytes([0xFF, marker]) + JPEG[-60:], False) for marker in (0x00, 0xD0, 0xD7)),
+        (JPEG[:-60] + b"\xff\xd9" + JPEG[-60:], False),  # an end, and something behind it
+        (JPEG[:-60] + TABLE + JPEG[-60:], True),
+        (JPEG[:-60], True),
+        (JPEG[:-2] + JPEG[SCAN:], True),
+        (without_scan(PROGRESSIVE, 1), True),  # blocks are smoothed where bits are missing
+        (without_scan(PROGRESSIVE, -2), True),
+        (JPEG[: JPEG.index(b"\xff\xdb")] + JPEG[JPEG.index(b"\xff\xdb") + 69 :], True),
+        (JPEG.replace(b"\xff\xc4\0\x1f\0\0\1\5", b"\xff\xc4\0\x1f\0\2\1\5"), True),  # three codes of one bit
+        (JPEG.replace(b"\xff\xc4\0\x1f\0", b"\xff\xc4\0\x1f\4"), True),
+    ],
+)
+def test_scans_that_are_not_as_encoders_write_them_are_irregular(data, irregular):
+    assert image_header(data).irregular == irregular
 
 
 @pytest.mark.parametrize(

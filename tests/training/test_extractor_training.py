@@ -270,7 +270,9 @@ def test_strange_files_are_not_overwritten(patches, tmp_path):
     with pytest.raises(ValueError, match=r"must be the extractor that extractor\.json describes, got another"):
         train(patches, done.parent)
     (done.parent / "extractor.json").write_bytes(b"{")
-    with pytest.raises(ValueError, match=r"extractor\.json must be the report of a training, got a damaged file"):
+    with pytest.raises(
+        ValueError, match=r"extractor\.json must be the report of a training in JSON, got something damaged"
+    ):
         train(patches, done.parent)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged/extractor-state.pt").write_bytes(b"PK")
@@ -342,7 +344,7 @@ def test_a_full_disk_keeps_the_state_before(patches, tmp_path, often, monkeypatc
         ({"crop_scale": "0.3"}, r"crop_scale must be two numbers, got '0\.3'"),
         ({"lr": "high"}, "lr must be a number, got 'high'"),
         ({"width": 7}, "width must be an integer >= 8, got 7"),
-        ({"depths": ()}, "depths must be one or more positive numbers"),
+        ({"depths": ()}, "depths must be 1 to 8 positive numbers"),
         ({"steps": True}, "steps must be an integer >= 1, got True"),
         ({"epochs": 0}, "epochs must be an integer >= 1, got 0"),
         ({"batch_size": 1}, "batch_size must be an integer >= 2, got 1"),

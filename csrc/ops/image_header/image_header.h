@@ -16,6 +16,7 @@ struct ImageHeader {
   bool suspect = false;     // JPEG, PNG, WebP: the end is missing or something follows it
   int depth = 8;            // bits a channel; 5 for a BMP of 16 bits a pixel
   bool cmyk = false;        // a JPEG of four components: CMYK or YCCK
+  bool irregular = false;   // a JPEG whose scans are not as encoders write them: decoders differ on it
 };
 
 // Throws std::invalid_argument with the reason.

@@ -1,43 +1,13 @@
 #include "image_header.h"
 
-#include <cstring>
+#include "bytes.h"
+#include "jpeg_scans.h"
+
 #include <stdexcept>
 #include <string>
 
 namespace di {
 namespace {
-
-struct Ended {};   // a read past the end
-
-class Bytes {
- public:
-  Bytes(const uint8_t* data, size_t size) : data_(data), size_(size) {}
-
-  size_t size() const { return size_; }
-  uint8_t operator[](size_t at) const {
-    if (at >= size_) throw Ended{};
-    return data_[at];
-  }
-  uint32_t big(size_t at, int bytes) const { return number(at, bytes, true); }
-  uint32_t little(size_t at, int bytes) const { return number(at, bytes, false); }
-  uint32_t number(size_t at, int bytes, bool big_endian) const {
-    uint32_t value = 0;
-    for (int i = 0; i < bytes; ++i) value = value << 8 | (*this)[at + (big_endian ? i : bytes - 1 - i)];
-    return value;
-  }
-  bool holds(size_t at, const char* word, size_t length) const {
-    return at <= size_ && length <= size_ - at && memcmp(data_ + at, word, length) == 0;
-  }
-  // At most `length` bytes from `at` on.
-  Bytes part(size_t at, size_t length) const {
-    at = at < size_ ? at : size_;
-    return {data_ + at, length < size_ - at ? length : size_ - at};
-  }
-
- private:
-  const uint8_t* data_;
-  size_t size_;
-};
 
 [[noreturn]] void refuse(const char* why) { throw std::invalid_argument(why); }
 
@@ -71,17 +41,20 @@ bool ends_with_marker(const Bytes& file, size_t scan) {
 
 ImageHeader jpeg(const Bytes& file) {
   ImageHeader header{"jpeg", 0, 0};
-  bool sized = false, oriented = false;
-  header.suspect = true;
+  bool sized = false, oriented = false, stray = false;
+  JpegScans scans;
+  header.suspect = header.irregular = true;
   try {
     for (size_t at = 2;;) {
       while (file[at] != 0xFF) ++at;   // decoders skip what lies between segments
       while (file[at] == 0xFF) ++at;
       const uint8_t marker = file[at++];
+      stray |= marker == 0x01;   // libjpeg passes over it, Pillow refuses the file
       if (marker == 0x00 || marker == 0x01 || (marker >= 0xD0 && marker <= 0xD8)) continue;   // these have no length
       if (marker == 0xD9) break;
       if (marker == 0xDA) {
         header.suspect = !ends_with_marker(file, at);
+        header.irregular = stray || !scans.regular(file, at);
         break;
       }
       const size_t length = file.big(at, 2);
@@ -93,7 +66,9 @@ ImageHeader jpeg(const Bytes& file) {
         sized = true;
         header.depth = file[at + 2];
         header.cmyk = file[at + 7] == 4;
+        scans.frame(file, at, marker);
       }
+      scans.segment(file, at, length, marker);
       if (marker == 0xE1 && !oriented && file.holds(at + 2, "Exif\0\0", 6)) {
         header.orientation = exif_orientation(file.part(at + 2, length - 2));
         oriented = true;
