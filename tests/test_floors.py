@@ -22,8 +22,9 @@ FLOORS = {
     "loader": 9,
     "fn": 9,
     "training": 10,
-    "recipes": 11,
-    "cli": 12,
+    "evaluate": 11,
+    "recipes": 12,
+    "cli": 13,
 }
 MODULES = sorted(p for p in (ROOT / "dali_icgan").rglob("*.py") if p != ROOT / "dali_icgan" / "__init__.py")
 SOURCES = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cpp", ".cu", ".cuh"))
@@ -63,7 +64,7 @@ def python_faults(path):
             continue
         there = parts[1]
         if there not in FLOORS:
-            if FLOORS[here] < 12:
+            if FLOORS[here] < 13:
                 yield f"{where}: imports {module}: only the command line uses the public face"
         elif there != here and not FLOORS[there] < FLOORS[here] and not FLOORS[there] == FLOORS[here] == 9:
             yield f"{where}: {here} (floor {FLOORS[here]}) uses {there} (floor {FLOORS[there]})"

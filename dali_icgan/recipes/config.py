@@ -9,7 +9,7 @@ from typing import Any, get_type_hints
 
 import yaml
 
-from dali_icgan.recipes.settings import AnyRecipe, Recipe, SwavRecipe, plain
+from dali_icgan.recipes.recipe import AnyRecipe, Recipe, SwavRecipe, plain
 
 MODELS = {
     "resnet": ("resnet50", "resnet101", "resnet152"),
@@ -55,7 +55,7 @@ def read_recipe(name: str, config: Path | str | None = None, overrides: Sequence
 
 
 def from_values(values: _Values) -> AnyRecipe:
-    """From all settings by section and name, as :func:`dali_icgan.recipes.settings.plain` gives them.
+    """From all settings by section and name, as :func:`dali_icgan.recipes.recipe.plain` gives them.
 
     Raises:
         ValueError, TypeError: one is missing, unknown or not as it must be; the message names it.

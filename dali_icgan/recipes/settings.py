@@ -1,8 +1,7 @@
-"""The settings of a recipe, section by section, as its YAML file holds them."""
+"""The sections of a recipe's settings, as its YAML file holds them."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from dali_icgan.training.settings import check_integers, check_kinds
 
@@ -283,7 +282,7 @@ class Schedule(Section):
         epochs: of the run.
         kind: "cosine", "multistep", "constant".
         warmup_epochs: linear from ``warmup_lr``.
-        min_lr: where cosine ends. Both are scaled with the batch as ``lr`` is.
+        min_lr: where cosine ends. Neither is scaled with the batch.
         milestones: epochs after which lr is multiplied by ``decay``.
     """
 
@@ -376,85 +375,3 @@ class Run(Section):
     def _check(self) -> None:
         check_integers(self, batch_size=1, accumulate=1, seed=0, save_every=1, log_every=1, validate_every=1)
         self._one_of("precision", ("fp32", "bf16", "fp16"))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """All settings of a run of classification."""
-
-    model: Model
-    data: Data
-    crop: Crop
-    augment: Augmentation
-    generate: Generate
-    optimizer: Optimizer
-    schedule: Schedule
-    ema: Ema
-    run: Run
-
-    @property
-    def stretch(self) -> float:
-        """How much longer than its schedule the run is: more than 1 in the arm "matched" alone, by what the mean p would have cost."""
-        generate, epochs = self.generate, self.schedule.epochs
-        if generate.arm != "matched":
-            return 1.0
-        mean = sum(generate.p_of(epoch) for epoch in range(epochs)) / epochs
-        return 1 + mean * generate.cost * self._replaceable / self._views
-
-    @property
-    def epochs(self) -> int:
-        """Of the run."""
-        return math.ceil(self.schedule.epochs * self.stretch - 1e-9)
-
-    @property
-    def _views(self) -> float:
-        """Views of an image, in passes of a large one."""
-        return 1.0
-
-    @property
-    def _replaceable(self) -> int:
-        return 0 if self.generate.views == "none" else 1
-
-
-@dataclass(frozen=True)
-class SwavRecipe:
-    """All settings of a run of SwAV."""
-
-    model: Model
-    data: Data
-    views: MultiCrop
-    colour: Colour
-    generate: Generate
-    optimizer: Optimizer
-    schedule: Schedule
-    ema: Ema
-    swav: Swav
-    run: Run
-
-    stretch = Recipe.stretch
-    epochs = Recipe.epochs
-
-    @property
-    def _views(self) -> float:
-        views = self.views
-        return views.global_views + views.local_views * (views.local_size / views.global_size) ** 2
-
-    @property
-    def _replaceable(self) -> int:
-        counts = {"one": 1, "global": self.views.global_views, "all": self.views.count, "none": 0}
-        return counts[self.generate.views]
-
-
-AnyRecipe = Recipe | SwavRecipe
-
-
-def plain(recipe: AnyRecipe) -> dict[str, dict[str, Any]]:
-    """Settings by section and name, as YAML holds them."""
-    return {
-        section.name: {
-            each.name: list(value) if isinstance(value := getattr(part, each.name), tuple) else value
-            for each in fields(part)
-        }
-        for section in fields(recipe)
-        for part in [getattr(recipe, section.name)]
-    }

@@ -30,7 +30,7 @@ from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
-from dali_icgan.training.settings import check_integers, check_kinds
+from dali_icgan.training.settings import check_integers, check_kinds, differences
 from dali_icgan.training.state import write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
@@ -418,7 +418,7 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
         return
     theirs = json.loads(path.read_text())
     theirs.pop("seconds", None)  # noted at the end
-    differ = [*_differences(theirs.pop("settings"), mine.pop("settings")), *_differences(theirs, mine)]
+    differ = [*differences(theirs.pop("settings"), mine.pop("settings")), *differences(theirs, mine)]
     if differ:
         said = ", ".join(f"{key} {before!r}, now {now!r}" for key, before, now in differ)
         way = ""
@@ -426,15 +426,6 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
             source = out / "extractor.safetensors" if extractor is None else extractor
             way = f"; other gan settings need a new folder, and no new extractor: --extractor {source}"
         raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}{way}")
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key}", a, b
 
 
 def _seconds(out: Path, generator: float) -> float:

@@ -1,7 +1,7 @@
 """Settings as people write them: in YAML or Python, checked by what each field is declared to be."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -37,6 +37,16 @@ def check_integers(settings: Any, **least: int) -> None:
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < bound:
             raise ValueError(f"{name} must be an integer >= {bound}, got {value!r}")
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, before, now) of each value in which two nested mappings differ; names are dotted, a missing value is None."""
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:
