@@ -3,28 +3,24 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
 from dali_icgan.recipes.recipe import AnyRecipe, Recipe, SwavRecipe, plain
 
-MODELS = {
-    "resnet": ("resnet50", "resnet101", "resnet152"),
-    "deit": ("deit-s", "deit-b"),
-    "swav": ("swav",),
-}
+NAMES = ("resnet50", "resnet101", "resnet152", "deit-s", "deit-b", "swav")
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>[^#]*?)(?P<comment> *#.*)?$")
 _Values = dict[str, dict[str, Any]]
 
 
 def packaged(name: str) -> str:
     """The YAML of a recipe of the package: "resnet50", "deit-s", "swav", ..."""
-    known = [each for names in MODELS.values() for each in names]
-    if name not in known:
-        raise ValueError(f"a recipe must be one of {', '.join(known)}, got {name!r}")
+    if name not in NAMES:
+        raise ValueError(f"a recipe must be one of {', '.join(NAMES)}, got {name!r}")
     return (files("dali_icgan.recipes") / f"{name}.yaml").read_text(encoding="utf-8")
 
 
@@ -62,9 +58,9 @@ def from_values(values: _Values) -> AnyRecipe:
     """
     kind = SwavRecipe if "swav" in values else Recipe
     sections: dict[str, Any] = {}
-    for section, part in get_type_hints(kind).items():
+    for section, part in ((each.name, each.type) for each in fields(kind)):
         try:
-            sections[section] = part(**values[section])
+            sections[section] = part(**values[section])  # type: ignore[operator]
         except (ValueError, TypeError) as error:
             raise type(error)(f"{section}.{error}") from error
     return kind(**sections)

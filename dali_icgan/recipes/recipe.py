@@ -25,8 +25,6 @@ class _Lengths:
 
     generate: Generate
     schedule: Schedule
-    _passes: float  # of an image in a step, counted in those of a large view
-    _generations: int  # of an image in a step at p = 1
 
     @property
     def stretch(self) -> float:
@@ -36,6 +34,16 @@ class _Lengths:
             return 1.0
         mean = sum(generate.p_of(epoch) for epoch in range(epochs)) / epochs
         return 1 + mean * generate.cost * self._generations / self._passes
+
+    @property
+    def _passes(self) -> float:
+        """Of an image in a step, counted in those of a large view."""
+        raise NotImplementedError
+
+    @property
+    def _generations(self) -> int:
+        """Of an image in a step at p = 1."""
+        raise NotImplementedError
 
     @property
     def epochs(self) -> int:
@@ -58,11 +66,11 @@ class Recipe(_Lengths):
     run: Run
 
     @property
-    def _passes(self) -> float:  # type: ignore[override]
+    def _passes(self) -> float:
         return 1.0
 
     @property
-    def _generations(self) -> int:  # type: ignore[override]
+    def _generations(self) -> int:
         return int(self.generate.views != "none")
 
 
@@ -82,12 +90,12 @@ class SwavRecipe(_Lengths):
     run: Run
 
     @property
-    def _passes(self) -> float:  # type: ignore[override]
+    def _passes(self) -> float:
         views = self.views
         return views.global_views + views.local_views * (views.local_size / views.global_size) ** 2
 
     @property
-    def _generations(self) -> int:  # type: ignore[override]
+    def _generations(self) -> int:
         counts = {"one": 1, "global": self.views.global_views, "all": self.views.count, "none": 0}
         return counts[self.generate.views]
 
