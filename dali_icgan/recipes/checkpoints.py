@@ -45,9 +45,9 @@ def load_last(folder: Path, recipe: AnyRecipe, dataset: str, device: torch.devic
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
-    """Write weights as safetensors, by timm's names, with what is to be said about them as its metadata."""
+    """Write weights as safetensors, by timm's names, with what is to be said about them as JSON in its metadata, "dali_icgan"."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    data = safetensors.torch.save(tensors, {key: str(value) for key, value in about.items()})
+    data = safetensors.torch.save(tensors, {"dali_icgan": json.dumps(about)})  # one entry: several come in any order
     write_whole(path, lambda file: file.write(data))
 
 

@@ -70,7 +70,7 @@ def train_recipe(
         root: holds the folders of training and validation images.
         out: the run's folder: gets ``config.yaml``, ``last.pt``, ``best.safetensors``, ``final.safetensors``, ``history.json`` and
             ``tensorboard``.
-        steps: end after so many steps of the optimiser, with a validation of as many batches (a trial); None: at the run's end.
+        steps: end after so many steps of the optimiser, with a validation of as many batches where no epoch ends (a trial); None: at the run's end.
         device: None is the current CUDA device, else the CPU.
         progress: show a bar on stderr.
 
@@ -195,7 +195,7 @@ class Trainer:
             if self.step % self.steps_per_epoch == 0:
                 epoch = self.step // self.steps_per_epoch
                 if epoch % self.recipe.run.validate_every == 0 or self.step == self.steps:
-                    figures = self._validate(limit if self.step < self.steps else None)
+                    figures = self._validate(None)
             self._save()
         if self.step < self.steps and limit is not None and not figures:
             figures = self._validate(limit)

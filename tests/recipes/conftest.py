@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 import dali_icgan as di
 from tests.photos import make_folder
@@ -20,3 +21,9 @@ def bank(root):
     path = root / "bank"
     di.FeatureBank.build(root / "train", extractor, path, batch_size=8, progress=False)
     return path
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Networks this small only wait for each other on more; the suite's conftest puts torch's own number back."""
+    torch.set_num_threads(1)

@@ -133,5 +133,5 @@ def test_folders_of_other_classes_are_refused(tmp_path):
 
 
 def test_a_batch_larger_than_the_images_is_refused(root):
-    with pytest.raises(ValueError, match="run.batch_size must be at most the 48 images of .*, got 50"):
+    with pytest.raises(ValueError, match=r"run.batch_size must be at most the 48 images of .*, got 50"):
         loader(root, small("resnet", "run.batch_size=50"))

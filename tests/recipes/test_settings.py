@@ -37,7 +37,13 @@ def test_nothing_is_said_to_be_of_da_icgans_paper_but_its_abstract(name):
 
 
 def test_a_rendered_recipe_is_read_back(tmp_path):
-    options = [*PLAIN, "optimizer.lr=1e-3", "crop.generated_scale=[0.5, 1]", "schedule.milestones=[]", "model.name='a#b: c'"]
+    options = [
+        *PLAIN,
+        "optimizer.lr=1e-3",
+        "crop.generated_scale=[0.5, 1]",
+        "schedule.milestones=[]",
+        "model.name='a#b: c'",
+    ]
     recipe = read_recipe("resnet50", None, options)
     path = tmp_path / "config.yaml"
     path.write_text(render("resnet50", recipe))
@@ -106,7 +112,7 @@ def test_a_wrong_file_is_named(tmp_path, text, message):
 
 
 def test_an_unknown_recipe_is_named():
-    with pytest.raises(ValueError, match="a recipe must be one of resnet50, .*, swav, got 'vgg'"):
+    with pytest.raises(ValueError, match=r"a recipe must be one of resnet50, .*, swav, got 'vgg'"):
         packaged("vgg")
 
 
