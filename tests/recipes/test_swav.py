@@ -73,7 +73,9 @@ def test_prototypes_are_frozen_in_the_beginning(root, tmp_path):
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_bit(root, bank, tmp_path):
-    options = ["swav.queue=24", "swav.queue_epoch=0", "ema.decay=0.9", "run.precision=bf16", "generate.views=all"]
+    # 24 px: on maps of 1x1, which smaller views come to, torch's bfloat16 convolution of stride 2 reads memory that nobody wrote.
+    options = ["swav.queue=24", "swav.queue_epoch=0", "ema.decay=0.9", "run.precision=bf16", "generate.views=all",
+               "views.local_size=24"]  # fmt: skip
     train("swav", root, tmp_path / "whole", *options, bank=bank)
     for steps in (3, 2, None):
         train("swav", root, tmp_path / "parts", *options, bank=bank, steps=steps)
@@ -81,6 +83,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_bit(root, bank, tmp_path):
     assert state(tmp_path / "whole")["ranks"][0]["task"]["queues"][0][0].shape == (24, 16)
 
 
+@pytest.mark.full
 def test_ranks_that_were_cut_off_go_on_to_the_bit(root, tmp_path):
     options = ["swav.queue=24", "swav.queue_epoch=0"]
     whole = over_ranks(2, "swav", root, tmp_path / "whole", options, tmp_path)
