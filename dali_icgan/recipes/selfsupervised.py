@@ -38,7 +38,7 @@ class SwavNetwork(nn.Module):
         self.head = SwaVProjectionHead(features, settings.hidden, settings.dim)
         self.prototypes = SwaVPrototypes(settings.dim, settings.prototypes)
         for layer in self.prototypes.heads:
-            layer.register_parameter("bias", None)  # the paper has none: similarities stay within -1..1, and their exp finite
+            layer.register_parameter("bias", None)  # the paper has none: similarities stay within -1..1
 
     def forward(self, views: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Unit rows ``[views n, dim]`` and their similarities to the prototypes ``[views n, prototypes]``, view after view. Neighbouring

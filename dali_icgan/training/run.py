@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
