@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +35,7 @@ class Delivery:
     """A finished batch.
 
     Attributes:
-        images: one a view, ``[n, 3, s, s]``.
+        images: one a view, ``[n, 3, s, s]``, s the view's.
         labels: int64 ``[n]``.
         info: see the DataLoader's ``return_info``.
         ready: on CUDA, when the tensors are.
@@ -120,8 +120,7 @@ class Engine(Background):
         samples: Samples,
         *,
         augment: DAICGAN | None,
-        transform: Transform,
-        views: int,
+        transforms: Sequence[Transform],
         device: torch.device,
         dtype: torch.dtype,
         memory_format: torch.memory_format,
@@ -135,8 +134,8 @@ class Engine(Background):
         self.samples = samples
         self.errors: dict[str, DecodeError] = {}
         self._augment = augment
-        self._transform = transform
-        self._views = views
+        self._transforms = tuple(transforms)
+        self._views = len(self._transforms)
         self._device = device
         self._dtype = dtype
         self._memory_format = memory_format
@@ -147,7 +146,7 @@ class Engine(Background):
         self._reader = Reader(samples, threads, exif=exif, max_pixels=max_pixels)
         self._decoder = ImageDecoder(threads, device=device, exif=exif, max_pixels=max_pixels)
         self._decoding = threading.Lock()
-        self._buffers = HostBuffers(keep * views)
+        self._buffers = HostBuffers(keep * self._views)
         # Above the generations', so that finishing a batch does not wait behind those of later ones.
         self._stream = torch.cuda.Stream(device, priority=-1) if device.type == "cuda" else None
         self._in_use: list[tuple[torch.cuda.Event, list[Any]]] = []
@@ -297,14 +296,15 @@ class Engine(Background):
 
     def finish(self, batch: Batch) -> Delivery:
         """The finished batch: everything assembled by one kernel a view."""
-        style = (self._augment.generated_transform if self._augment is not None else None) or self._transform
+        generated = self._augment.generated_transform if self._augment is not None else None
         with torch.no_grad(), torch.cuda.stream(self._stream):
             place = (
                 np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1
             )  # of each fetch in regions
             regions = [pixels for pixels in batch.pixels if pixels is not None]
             images, held = [], list(regions)
-            for v in range(len(batch.views)):
+            for v, view in enumerate(batch.views):
+                transform = self._transforms[view]
                 shown = batch.view_fetch[v]
                 real = shown >= 0
                 source = np.full(len(batch), -1, np.int64)
@@ -315,7 +315,8 @@ class Engine(Background):
                 window = windows.window.copy()
                 window[real, :2] -= np.array(batch.corner, np.int32).reshape(-1, 2)[shown[real]]
                 windows = Windows(window, windows.offset, windows.scale, windows.flip)
-                images.append(finish(regions, made, source, windows, self._transform, style, self._empty(len(batch))))
+                out = self._empty(len(batch), transform.output_size)
+                images.append(finish(regions, made, source, windows, transform, generated or transform, out))
             label = batch.decisions[0].label if len(batch.views) == 1 else self.samples.labels[batch.index]
             labels, ready = upload(label, self._device), None
             if self._stream is not None:
@@ -450,7 +451,7 @@ class Engine(Background):
             source[real] = size[shown[real]]
             keys = RowKeys(self._seed, batch.epoch, batch.index, batch.repeat, view)
             style = self._augment.generated_transform if self._augment is not None else None
-            windows = chosen_windows(self._transform, style, keys, source, replaced)
+            windows = chosen_windows(self._transforms[view], style, keys, source, replaced)
             batch.windows.append(windows)
             np.minimum.at(low, shown[real], windows.window[real, :2])
             np.maximum.at(high, shown[real], windows.window[real, :2] + windows.window[real, 2:])
@@ -505,8 +506,8 @@ class Engine(Background):
             begin += len(rows)
         return torch.cat(parts) if len(parts) > 1 else parts[0] if parts else None
 
-    def _empty(self, n: int) -> torch.Tensor:
-        s, last = self._transform.output_size, self._memory_format == torch.channels_last
+    def _empty(self, n: int, s: int) -> torch.Tensor:
+        last = self._memory_format == torch.channels_last
         if self._device.type == "cuda":
             return torch.empty(n, 3, s, s, dtype=self._dtype, device=self._device, memory_format=self._memory_format)
         if last:

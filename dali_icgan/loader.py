@@ -51,7 +51,8 @@ class DataLoader:
             torchdata's StatefulDataLoader): accepted, without effect.
         prefetch_factor: batches ready ahead; None: 2.
         augment: a :class:`DAICGAN`, or None.
-        transform: crop, flip and normalisation: :class:`TrainTransform` or :class:`EvalTransform`.
+        transform: crop, flip and normalisation: :class:`TrainTransform` or :class:`EvalTransform`; a sequence: one a view, whose sizes
+            may differ (multi-crop).
         views: how many differently augmented images of each sample, 1..256.
         device: None: cuda where available, else cpu.
         dtype: None: float16 on cuda, float32 on cpu. Arithmetic is float32.
@@ -96,7 +97,7 @@ class DataLoader:
         in_order: bool = True,
         snapshot_every_n_steps: int = 1,
         augment: DAICGAN | None = None,
-        transform: TrainTransform | EvalTransform | None = None,
+        transform: TrainTransform | EvalTransform | Sequence[TrainTransform | EvalTransform] | None = None,
         views: int = 1,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -153,11 +154,15 @@ class DataLoader:
         if augment is not None and not isinstance(augment, DAICGAN):
             raise TypeError(f"augment must be a DAICGAN or None, got {type(augment).__name__}")
         transform = TrainTransform(224) if transform is None else transform
-        if not isinstance(transform, (TrainTransform, EvalTransform)):
-            raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(transform).__name__}")
+        transforms = _transforms(transform, views)
         if augment is not None:
             if augment.view_p is not None and len(augment.view_p) != views:
                 raise ValueError(f"view_p must give one p a view: views is {views}, got {len(augment.view_p)}")
+            sizes = {each.output_size for each in transforms}
+            if augment.generated_transform is not None and len(sizes) > 1:
+                raise ValueError(
+                    f"augment must come without generated_transform where views differ in size, got views of {sorted(sizes)} px"
+                )
             if augment.labels == "random" and views > 1:
                 raise ValueError(f'labels="random" gives a row one label: views must be 1, got {views}')
         self.dataset = dataset
@@ -169,7 +174,7 @@ class DataLoader:
         self.timeout = timeout
         self.prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         self.augment = augment
-        self.transform = transform
+        self.transform: Any = transform
         self.views = views
         self.device = resolve_device(device)
         if augment is not None and augment.source == "generator" and augment.device != self.device:
@@ -189,8 +194,7 @@ class DataLoader:
         self._engine = Engine(
             samples,
             augment=augment,
-            transform=transform,
-            views=views,
+            transforms=transforms,
             device=self.device,
             dtype=self.dtype,
             memory_format=memory_format,
@@ -559,6 +563,17 @@ def _end(stages: Stages, engine: Engine) -> None:
 def _natural(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def _transforms(transform: Any, views: int) -> tuple[TrainTransform | EvalTransform, ...]:
+    """One a view."""
+    each = tuple(transform) if isinstance(transform, Sequence) else (transform,) * views
+    for one in each:
+        if not isinstance(one, (TrainTransform, EvalTransform)):
+            raise TypeError(f"transform must be a TrainTransform or EvalTransform, got {type(one).__name__}")
+    if len(each) != views:
+        raise ValueError(f"transform must give one transform a view: views is {views}, got {len(each)}")
+    return each
 
 
 def _seed(seed: int | None, generator: torch.Generator | None, world: int) -> int:

@@ -22,8 +22,10 @@ import torch
 from dali_icgan.ranks import Ranks
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-# torch._dynamo: what loading a model imports, for seconds.
-_CONTEXT.set_forkserver_preload(["dali_icgan.loader", "nvidia.dali.fn", "torch._dynamo", "tests.processes"])
+# torch._dynamo: what loading a model imports, for seconds; the trainer: timm and torchvision.
+_CONTEXT.set_forkserver_preload(
+    ["dali_icgan.loader", "nvidia.dali.fn", "torch._dynamo", "tests.processes", "dali_icgan.recipes.trainer"]
+)
 
 
 class RankProcesses:

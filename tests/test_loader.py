@@ -490,6 +490,30 @@ def test_view_p_and_p_of_the_epoch_decide_exactly_the_rows_below_them(load, gene
     assert called == {1, 3}
 
 
+def test_views_of_several_sizes(load, generator, bank):
+    """Multi-crop: each view is what a loader of its transform alone gives, generations too."""
+    augment = di.DAICGAN(generator=generator, bank=bank, view_p=(0.5, 0, 0.5))
+    small, large = di.TrainTransform(16, scale=(0.05, 0.14)), di.TrainTransform(32, scale=(0.14, 1))
+    loader = load(augment=augment, views=3, transform=[large, large, small])
+    alike = {size: load(augment=augment, views=3, transform=size) for size in (small, large)}
+    for views, expected, little in zip(loader, alike[large], alike[small], strict=True):
+        assert [view.shape[-1] for view in views[0]] == [32, 32, 16]
+        assert torch.equal(views[0][0], expected[0][0])
+        assert torch.equal(views[0][1], expected[0][1])
+        assert torch.equal(views[0][2], little[0][2])
+    image, _ = loader.replay(0, 3, view=2)
+    assert torch.equal(image, alike[small].replay(0, 3, view=2)[0])
+    with pytest.raises(ValueError, match="one transform a view: views is 3, got 2"):
+        load(views=3, transform=[large, small])
+    with pytest.raises(TypeError, match="must be a TrainTransform or EvalTransform, got int"):
+        load(views=2, transform=[large, 3])
+    styled = di.DAICGAN(generator=generator, bank=bank, generated_transform=large)
+    with pytest.raises(
+        ValueError, match=r"without generated_transform where views differ in size, got views of \[16, 32\] px"
+    ):
+        load(augment=styled, views=2, transform=[large, small])
+
+
 def test_labels_of_views_are_the_samples_own(load, generator, bank):
     for images, labels, info in load(
         augment=di.DAICGAN(generator=generator, bank=bank, p=0.5), views=3, return_info=True

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from dali_icgan.cli.evaluate import app as evaluations
 
@@ -314,6 +314,71 @@ def shard_command(
     from dali_icgan.cli.shard import run
 
     run(folder, out, size)
+
+
+class _WithSettings(TyperCommand):
+    """Its help ends with the settings of the recipe that the command runs by default."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from dali_icgan.cli.recipe import settings_of
+
+        typer.echo(settings_of({"resnet": "resnet50", "deit": "deit-s"}.get(self.name or "", self.name or "")))
+
+
+recipes = typer.Typer(
+    no_args_is_help=True,
+    help="Train a network on ImageNet or the like, with DA_IC-GAN or one of its controls; docs/recipes.md.",
+)
+app.add_typer(recipes, name="recipe")
+
+_Options = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SECTION.NAME=VALUE", help="Settings to change, such as optimizer.lr=0.2."),
+]
+_Data = Annotated[
+    Path | None, typer.Option("--data", help="Holds train and val, each one subfolder a class.", show_default=False)
+]
+_Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", metavar="RUN", help="The run's folder; an unfinished one goes on.", show_default=False),
+]
+_Config = Annotated[Path | None, typer.Option(help="Some of the settings, in YAML.")]
+_Arm = Annotated[
+    str | None,
+    typer.Option(
+        metavar="generated|plain|retrieval|random|matched",
+        help="DA_IC-GAN, or which control: sets generate.arm.",
+        show_default="generated",
+    ),
+]
+_Steps = Annotated[int | None, typer.Option(min=1, help="A trial: so many steps, and a validation of as many batches.")]
+_PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML, and end.")]
+
+
+def _add_recipe(family: str, models: str, default: str, said: str) -> None:
+    @recipes.command(family, cls=_WithSettings, help=said)
+    def command(
+        options: _Options = None,
+        model: Annotated[str, typer.Option(metavar=models)] = default,
+        data: _Data = None,
+        out: _Out = None,
+        config: _Config = None,
+        arm: _Arm = None,
+        steps: _Steps = None,
+        print_config: _PrintConfig = False,
+        device: Device = None,
+    ) -> None:
+        from dali_icgan.cli.recipe import run
+
+        if model not in models.split("|"):
+            raise ValueError(f"--model must be one of {models.replace('|', ', ')}, got {model!r}")
+        run(model, data, out, config, arm, options or [], steps, print_config, device)
+
+
+_add_recipe("resnet", "resnet50|resnet101|resnet152", "resnet50", "A ResNet, 90 epochs.")
+_add_recipe("deit", "deit-s|deit-b", "deit-s", "A DeiT without distillation, 300 epochs.")
+_add_recipe("swav", "swav", "swav", "SwAV with a ResNet-50, self-supervised, 200 epochs.")
 
 
 @app.command("convert")

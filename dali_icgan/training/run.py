@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from dali_icgan.training.gan import Progress as GanProgress
 from dali_icgan.training.instances import Instances, MirroredExtractor
 from dali_icgan.training.quality import InstanceSampler, K, evaluate
 from dali_icgan.training.report import save_samples, write_report
-from dali_icgan.training.settings import check_integers, check_kinds, named, read_yaml
+from dali_icgan.training.settings import check_integers, check_kinds, differences, named, read_yaml
 from dali_icgan.training.state import check_kept, is_count, is_number, write_whole
 
 _LOOKED_AT = 2000  # images whose size is looked at before anything is trained
@@ -444,7 +443,7 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
         return
     theirs = read_run(path)
     theirs.pop("seconds", None)  # noted at the end
-    differ = [*_differences(theirs.pop("settings"), mine.pop("settings")), *_differences(theirs, mine)]
+    differ = [*differences(theirs.pop("settings"), mine.pop("settings")), *differences(theirs, mine)]
     if differ:
         said = ", ".join(f"{key} {shown(before)}, now {shown(now)}" for key, before, now in differ)
         way = ""
@@ -452,15 +451,6 @@ def _check_run(out: Path, training: Training, samples: Samples, extractor: Path 
             source = out / "extractor.safetensors" if extractor is None else extractor
             way = f"; other gan settings need a new folder, and no new extractor: --extractor {source}"
         raise ValueError(f"{out} must be a new folder or this very run's, it was begun with {said}{way}")
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    for key in sorted({*before, *now}):
-        a, b = before.get(key), now.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            yield from _differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            yield f"{prefix}{key}", a, b
 
 
 def _seconds(out: Path, generator: float) -> float:

@@ -75,6 +75,16 @@ def check_integers(settings: Any, **least: int) -> None:
             raise ValueError(f"{name} must have at most 64 bits, got {shown(value)}")
 
 
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(name, before, now) of each value in which two nested mappings differ; names are dotted, a missing value is None."""
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
 def _checked(name: str, value: Any, kind: Any) -> Any:
     if get_origin(kind) is tuple:
         kinds = get_args(kind)

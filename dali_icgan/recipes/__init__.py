@@ -1,0 +1,1 @@
+"""Training recipes, and the one trainer that runs them. Needs the ``train`` extra."""
