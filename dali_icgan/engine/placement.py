@@ -69,7 +69,10 @@ def undisturbed(device: torch.device) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
-        stack.enter_context(torch.autocast(device.type, enabled=False))
+        # Not where it is off already, as in a loader's threads: torch empties its cache of cast weights, which is one for all threads,
+        # when a thread leaves its outermost autocast. A training step that uses a weight twice would then cast it twice.
+        if torch.is_autocast_enabled(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
             stack.enter_context(torch.cuda.device(device))
         yield

@@ -120,11 +120,7 @@ class Trainer:
         self.step, self.best = 0, -math.inf
         self._make_network()
         precision = _PRECISIONS[run.precision]
-        # Without its cache of weights, which is all threads': the generator's, leaving an autocast of its own, would empty it at any
-        # moment, and gradients of a weight used twice (views of two sizes) would be summed in one precision or the other.
-        self.autocast: Autocast = partial(
-            torch.autocast, device.type, precision, enabled=precision != torch.float32, cache_enabled=False
-        )
+        self.autocast: Autocast = partial(torch.autocast, device.type, precision, enabled=precision != torch.float32)
         self.watch = Watch(out, ranks.rank == 0, progress)
 
     def _make_task(self) -> Task:

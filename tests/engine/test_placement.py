@@ -2,6 +2,7 @@
 
 import platform
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,21 @@ def test_which_processors_are_faster_in_bfloat16():
     assert bfloat16_is_faster() == faster
     has = [name for name, flag in (("avx512", "avx512bw"), ("avx512_bf16", "avx512_bf16")) if flag in words.split()]
     assert instruction_sets(torch.bfloat16) == tuple(has[::-1] if faster else has)
+
+
+def test_generating_in_another_thread_leaves_autocasts_cache_alone():
+    generator = load_generator(FOLDER / "generator.safetensors", device="cpu")
+    z, h = torch.zeros(1, generator.dim_z), torch.nn.functional.normalize(torch.ones(1, generator.feature_dim))
+    layer = torch.nn.Linear(4, 4)
+
+    def cast_weight():
+        return (
+            layer(torch.ones(1, 4)).grad_fn.next_functions[2][0].next_functions[0][0]
+        )  # what cast it, seen from the product
+
+    with torch.autocast("cpu", torch.bfloat16):
+        before = cast_weight()
+        thread = threading.Thread(target=generator, args=(z, h))
+        thread.start()
+        thread.join()
+        assert cast_weight() is before
