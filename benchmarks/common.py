@@ -32,6 +32,13 @@ def _instruction_sets() -> list[str]:
     return [name for name in ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
 
 
+def _command() -> str:
+    """As it was typed; but where somebody keeps files is nobody's business."""
+    module = sys.modules["__main__"].__spec__
+    program = sys.argv[:1] if module is None else ["-m", module.name.removesuffix(".__main__")]
+    return shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in [*program, *sys.argv[1:]])])
+
+
 def _commit() -> str:
     done = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True
@@ -51,8 +58,7 @@ def environment() -> dict[str, Any]:
     """Where and with what a figure was measured."""
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        # Where somebody keeps files is nobody's business.
-        "command": shlex.join(["python", *(Path(a).name if a.startswith("/") else a for a in sys.argv)]),
+        "command": _command(),
         "commit": _commit(),
         "processor": _processor(),
         "instruction_sets": _instruction_sets(),
