@@ -35,6 +35,15 @@ fuzz: .venv/installed build
 faults: .venv/installed build
 	$(PY) -m tests.faults $(or $(KILLS),100) $(FAULTS_SEED) --record
 
+# Training frameworks that use the loader, each as docs/clients.md has it.
+.PHONY: test-clients
+test-clients: .venv/clients build
+	$(PY) -m pytest tests/test_clients_md.py tests/test_resume.py tests/test_cluster_md.py
+
+.venv/clients: .venv/installed
+	$(PY) -m pip install -q --no-build-isolation -e ".[cu13,dev,clients]"
+	touch $@
+
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

@@ -26,6 +26,7 @@ SECTIONS = {part.splitlines()[0].strip("# "): part for part in re.split(r"^(?=#+
 BLOCKS = {name: re.findall(r"```python\n(.*?)```", part, re.DOTALL) for name, part in SECTIONS.items()}
 FIRST = "In training frameworks"
 N = 24  # photos/train
+CPU_RANKS = {"ACCELERATE_USE_CPU": "true"}  # what `accelerate launch --cpu` sets
 
 
 def digests(images):
@@ -48,6 +49,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def run(section, **names):
+    """The names that the page's first block and a section's make."""
     for name in (FIRST, section):
         for block in BLOCKS[name]:
             exec(compile(block, f"docs/clients.md, {name}", "exec"), names)
@@ -62,7 +64,7 @@ def torchrun(folder, section, ending, *, instead=("", "")):
     (folder / "train.py").write_text(f"{text}\n{inspect.getsource(digests)}\nimport hashlib, json, os\n{ending}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "train.py"],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **CPU_RANKS},
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -82,7 +84,7 @@ def torchrun(folder, section, ending, *, instead=("", "")):
 def whole_epochs(count):
     """The images of each epoch, from a loader of one process."""
     with run("DistributedDataParallel")["training_loader"](drop_last=False) as loader:
-        return [sorted(sum(epoch(loader), [])) for _ in range(count)]
+        return [sorted(each for batch in epoch(loader) for each in batch) for _ in range(count)]
 
 
 # ---------------------------------------------------------------------- the page
@@ -240,6 +242,9 @@ def test_lightning_goes_on_at_every_step(photos):
         (photos / name).rename(photos / f"kept-{name}")
     for name, step in checkpoints.items():
         assert fit(ckpt_path=photos / f"kept-{name}") == whole[step:], name
+    trainer = lightning.Trainer(overfit_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+    with pytest.raises(ValueError, match=r"needs to subclass `torch.utils.data.DataLoader`"):
+        trainer.fit(names["Classifier"]())
 
 
 @pytest.mark.full
