@@ -40,6 +40,15 @@ faults: .venv/installed build
 soak: .venv/installed build
 	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)
 
+# Training frameworks that use the loader, each as docs/clients.md has it.
+.PHONY: test-clients
+test-clients: .venv/clients build
+	$(PY) -m pytest tests/test_clients_md.py tests/test_resume.py tests/test_cluster_md.py
+
+.venv/clients: .venv/installed
+	$(PY) -m pip install -q --no-build-isolation -e ".[cu13,dev,clients]"
+	touch $@
+
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

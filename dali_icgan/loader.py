@@ -15,7 +15,7 @@ import torch
 from dali_icgan.augment import DAICGAN, EvalTransform, TrainTransform
 from dali_icgan.batches import Delivery, Engine
 from dali_icgan.data import as_samples
-from dali_icgan.data.order import REMAINDERS, ListedOrder, ShardedOrder, listed
+from dali_icgan.data.order import REMAINDERS, ListedOrder, OrderSampler, ShardedOrder, listed
 from dali_icgan.data.read import MAX_PIXELS
 from dali_icgan.data.stages import Stages
 from dali_icgan.data.workers import PATIENCE
@@ -69,6 +69,10 @@ class DataLoader:
 
     Attributes:
         errors: the DecodeErrors so far, one a file.
+        dataset: as given; of a folder what was found in it, with ``len()`` and ``classes``.
+        sampler: as given; else the loader's own order, with ``set_epoch``.
+
+    Every argument is an attribute of its name as well, and a loader can be made again from them.
 
     Raises:
         ValueError, TypeError: an argument is not as above.
@@ -137,12 +141,14 @@ class DataLoader:
         if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or timeout < 0:
             raise ValueError(f"timeout must be a number of seconds >= 0, got {timeout!r}")
         if batch_sampler is not None:
-            if batch_size != 1 or shuffle or sampler is not None or drop_last:
+            if batch_size not in (1, None) or shuffle or sampler is not None or drop_last:
                 raise ValueError("batch_sampler must come without batch_size, shuffle, sampler and drop_last")
         else:
             if batch_size is None:
                 raise ValueError("batch_size must be an integer >= 1, got None, which goes with batch_sampler only")
             _natural("batch_size", batch_size, 1)
+            if isinstance(sampler, OrderSampler):  # this loader is made again from another's attributes
+                shuffle, sampler = sampler.shuffle, None
             if sampler is not None and shuffle:
                 raise ValueError("sampler must come without shuffle, got both")
         if on_error not in ("skip", "raise"):
@@ -165,13 +171,21 @@ class DataLoader:
                 )
             if augment.labels == "random" and views > 1:
                 raise ValueError(f'labels="random" gives a row one label: views must be 1, got {views}')
-        self.dataset = dataset
         self.batch_size = None if batch_sampler is not None else batch_size
         self.drop_last = drop_last
         self.sampler = sampler
         self.batch_sampler = batch_sampler
         self.num_workers = num_workers
+        self.collate_fn = None
+        self.pin_memory = pin_memory
         self.timeout = timeout
+        self.worker_init_fn = worker_init_fn
+        self.multiprocessing_context = multiprocessing_context
+        self.generator = generator
+        self.persistent_workers = persistent_workers
+        self.pin_memory_device = pin_memory_device
+        self.in_order = in_order
+        self.snapshot_every_n_steps = snapshot_every_n_steps
         self.prefetch_factor = 2 if prefetch_factor is None else prefetch_factor
         self.augment = augment
         self.transform: Any = transform
@@ -182,15 +196,21 @@ class DataLoader:
         self.dtype = dtype or (torch.float16 if self.device.type == "cuda" else torch.float32)
         if self.dtype not in (torch.float32, torch.float16, torch.bfloat16):
             raise ValueError(f"dtype must be torch.float32, float16 or bfloat16, got {self.dtype!r}")
+        self.memory_format = memory_format
         self.shuffle = bool(shuffle)
         self._own_order = sampler is None and batch_sampler is None
+        self.shard = shard
         self.rank, self.world = self._shard(shard)
         self.seed = _seed(seed, generator, self.world)
         if remainder is not None and remainder not in REMAINDERS:
             raise ValueError(f"remainder must be one of {', '.join(map(repr, REMAINDERS))} or None, got {remainder!r}")
         self.remainder = remainder or ("pad" if self.shuffle else "uneven")
+        self.on_error = on_error
+        self.max_pixels = max_pixels
+        self.exif = exif
         self.return_info = return_info
         samples = as_samples(dataset)
+        self.dataset = samples if isinstance(dataset, (str, os.PathLike)) else dataset
         self._engine = Engine(
             samples,
             augment=augment,
@@ -215,6 +235,11 @@ class DataLoader:
         self._progress: Progress | None = None
         self._pass: weakref.ref[_Pass] | None = None
         self._warned = False
+        if self._own_order:
+            me = weakref.proxy(self)
+            self.sampler = OrderSampler(
+                self.shuffle, lambda: me._sharded(me._epoch, 0), lambda epoch: me.set_epoch(epoch)
+            )
         weakref.finalize(self, Engine.close, self._engine)
 
     # ------------------------------------------------------------------ torch's face
@@ -230,17 +255,17 @@ class DataLoader:
         return count // self.batch_size if self.drop_last else -(-count // self.batch_size)
 
     def __iter__(self) -> "_Pass":
+        """Begin a pass. Its epoch is decided, and threads begin, with its first batch: frameworks call ``iter()`` before they load a state or
+        name the epoch, some of them twice.
+
+        Raises:
+            RuntimeError: torch.distributed was initialised after the loader was made, which hence does not shard.
+        """
         self._check_usable()
+        self._check_ranks()
         self._end_pass()
-        resume, self._resume = self._resume, None
-        sampler = self._any_sampler
-        named = getattr(sampler, "epoch", None)
-        if isinstance(named, int) and named != self._sampler_epoch and resume is None:
-            self._epoch = named  # the sampler's set_epoch names the next pass as well as ours does
-        self._sampler_epoch = named
-        epoch, self._epoch = self._epoch, self._epoch + 1
-        self._progress = self._begin(epoch, resume)
-        begun = _Pass(self, self._progress)
+        self._progress = None
+        begun = _Pass(self)
         self._pass = weakref.ref(begun)
         return begun
 
@@ -338,6 +363,24 @@ class DataLoader:
     # ------------------------------------------------------------------ ours
 
     @property
+    def mixup_enabled(self) -> bool:
+        """False: timm's training script asks; images are mixed behind the loader, by timm's Mixup."""
+        return False
+
+    @property
+    def _is_accelerate_prepared(self) -> bool:
+        """What Accelerate's ``prepare_data_loader`` asks before it would put a DataLoader of torch's over the dataset.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "a dali_icgan.DataLoader shards over ranks and places batches on the device itself, so accelerator.prepare_data_loader(loader) must "
+            "not be called: use the loader as it is, with accelerator.prepare(model, optimizer), and "
+            "accelerator.register_for_checkpointing(loader)"
+        )
+
+    @property
     def errors(self) -> list[DecodeError]:
         """Samples that could not be read so far, one a file."""
         return list(self._engine.errors.values())
@@ -399,7 +442,7 @@ class DataLoader:
         if self.batch_sampler is not None:
             inner = getattr(self.batch_sampler, "sampler", None)
             return self.batch_sampler if hasattr(self.batch_sampler, "set_epoch") or inner is None else inner
-        return self.sampler
+        return None if self._own_order else self.sampler
 
     @property
     def _stateful_sampler(self) -> Any:
@@ -412,6 +455,15 @@ class DataLoader:
             )
         if self._closed:
             raise RuntimeError("the DataLoader is closed")
+
+    def _check_ranks(self) -> None:
+        here = Ranks.here().world
+        if self.shard is None and self._own_order and self.world == 1 < here:
+            raise RuntimeError(
+                f"the DataLoader must be made after torch.distributed is initialised, got one made before, which would give all samples to "
+                f"each of {here} ranks: make it later (Lightning: in train_dataloader(); Accelerate: after Accelerator()), or set "
+                "shard=(rank, world), or shard=False where every rank is to have all"
+            )
 
     def _shard(self, shard: tuple[int, int] | bool | None) -> tuple[int, int]:
         if shard is None or shard is True:
@@ -462,6 +514,17 @@ class DataLoader:
         if current is not None:
             current.close()
 
+    def _next_epoch(self) -> Progress:
+        """Decide which epoch a pass is of, and from where it goes on."""
+        sampler = self._any_sampler
+        named = getattr(sampler, "epoch", None)
+        if isinstance(named, int) and named != self._sampler_epoch and self._resume is None:
+            self._epoch = named  # the sampler's set_epoch names the next pass as well as ours does
+        self._sampler_epoch = named
+        progress = self._progress = self._begin(self._epoch, self._resume)
+        self._resume, self._epoch = None, self._epoch + 1
+        return progress
+
     def _begin(self, epoch: int, resume: dict[str, Any] | None) -> Progress:
         """The order of an epoch, from where it goes on."""
         start = resume["position"] if resume else 0
@@ -498,21 +561,26 @@ class DataLoader:
 class _Pass(Iterator[Any]):
     """One pass over the data; its threads end with it."""
 
-    def __init__(self, loader: DataLoader, progress: Progress) -> None:
+    def __init__(self, loader: DataLoader) -> None:
         self._loader = loader
-        self._progress = progress
+        self._open = True
         self._finished = False
-        engine = loader._engine
+        self._progress: Progress | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+
+    def _begin(self) -> Progress:
+        loader, engine = self._loader, self._loader._engine
+        progress = loader._next_epoch()
         engine.begin(progress.epoch)
-        stages = Stages(
+        self._stages = Stages(
             engine.plan(progress.epoch, progress.order, 0),
             [engine.read, engine.decode, engine.finish],
             look_ahead=loader.prefetch_factor + 2,
             name="dali_icgan",
             on_full=engine.look_ahead_is_full,
         )
-        self._stages = stages
-        self._finalizer = weakref.finalize(self, _end, stages, engine)
+        self._finalizer = weakref.finalize(self, _end, self._stages, engine)
+        return progress
 
     def __iter__(self) -> "_Pass":
         return self
@@ -523,13 +591,15 @@ class _Pass(Iterator[Any]):
     def __next__(self) -> Any:
         loader = self._loader
         loader._check_usable()
-        if not self._finalizer.alive:
+        if not self._open:
             current = loader._pass() if loader._pass is not None else None
             if current is not self and not self._finished:
                 raise RuntimeError(
                     "another pass over this DataLoader was begun, which ended this one: a loader has one at a time"
                 )
             raise StopIteration
+        if self._progress is None:
+            self._progress = self._begin()
         try:
             delivery: Delivery = self._stages.next(loader.timeout or None)
         except BaseException as error:
@@ -548,7 +618,9 @@ class _Pass(Iterator[Any]):
 
     def close(self) -> None:
         """End the threads of this pass."""
-        self._finalizer()
+        self._open = False
+        if self._finalizer is not None:
+            self._finalizer()
 
 
 def _end(stages: Stages, engine: Engine) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import itertools
 import threading
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -75,7 +75,7 @@ class ShardedOrder:
             return None
         first = number * self.batch_size
         position = np.arange(first, min(first + self.batch_size, self.samples), dtype=np.int64)
-        return position, self._index(position), np.zeros_like(position)
+        return position, self.indices(position), np.zeros_like(position)
 
     def position(self, batches: int) -> int:
         """How many samples of the whole epoch all ranks together have got, once each has had ``batches`` batches, or all of its own."""
@@ -88,11 +88,36 @@ class ShardedOrder:
         if distance >= whole:
             return None
         other = (before + position + distance) % whole - before
-        return int(self._index(np.array([other], np.int64))[0]), distance
+        return int(self.indices(np.array([other], np.int64))[0]), distance
 
-    def _index(self, position: Indices) -> Indices:
+    def indices(self, position: Indices) -> Indices:
+        """Of the samples at these positions of this rank's order."""
         places = (self.start + self.rank + self.world * position) % self.n
         return permutation(self.seed, self.epoch, self.n, places) if self.shuffle else places
+
+
+class OrderSampler:
+    """A loader's own order, as code sees it that asks a DataLoader for its sampler.
+
+    Args:
+        shuffle: whether the order changes from epoch to epoch.
+        order: this rank's order of the epoch that comes next.
+        set_epoch: names the epoch that comes next.
+    """
+
+    def __init__(self, shuffle: bool, order: Callable[[], ShardedOrder], set_epoch: Callable[[int], None]) -> None:
+        self.shuffle = shuffle
+        self._order = order
+        self.set_epoch = set_epoch
+
+    def __len__(self) -> int:
+        """Samples that this rank gets in an epoch."""
+        return self._order().samples
+
+    def __iter__(self) -> Iterator[int]:
+        """Their indices in the epoch that comes next."""
+        order = self._order()
+        return (int(i) for i in order.indices(np.arange(order.samples, dtype=np.int64)))
 
 
 class ListedOrder:
