@@ -371,7 +371,7 @@ def test_the_command_names_a_flat_folder(tmp_path):
 
 def test_the_command_names_the_extra_that_is_not_installed(photos, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    for name in ("dali_icgan.training.run", "dali_icgan.cli.train"):
+    for name in ("dali_icgan.training.run", "dali_icgan.training.settings", "dali_icgan.cli.train"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     done = CliRunner().invoke(app, ["train", str(photos), "--out", str(tmp_path / "run")])
     assert done.exit_code == 1
