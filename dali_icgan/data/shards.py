@@ -27,7 +27,8 @@ def is_shard_folder(folder: str | os.PathLike[str]) -> bool:
         return False
     if (path / INDEX).is_file():
         return True
-    classes = any(entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(path))
+    with os.scandir(path) as entries:  # closed also where not all are looked at
+        classes = any(entry.is_dir() and not entry.name.startswith(".") for entry in entries)
     return not classes and bool(tars_in(path))
 
 
