@@ -143,7 +143,12 @@ ENDINGS = {
         "KeyError: 'mine'",
     ),
     "a loader in a global": ("passing = iter(each); next(passing); ready()", None, 0, ""),
-    "a loader in a cycle": ("each.me = each; passing = iter(each); each.passing = passing; ready()", None, 0, ""),
+    "a loader in a cycle": (
+        "each.me = each; passing = iter(each); next(passing); each.passing = passing; ready()",
+        None,
+        0,
+        "",
+    ),
     "a loader whose pass is over": ("list(each); ready()", None, 0, ""),
 }
 RARER = ("a loader in a cycle", "a loader whose pass is over")
