@@ -182,5 +182,5 @@ def test_a_state_of_another_instruction_set_goes_on_with_a_warning(load, caplog)
     with pytest.raises(ValueError, match=r"state must have an object forms, got \[3\]"):
         loader.load_state_dict(state)
     state["forms"] = {"generator": 3}
-    with pytest.raises(ValueError, match="forms must be an object of objects"):
+    with pytest.raises(ValueError, match="state must have an object forms of the generator, got 3"):
         loader.load_state_dict(state)

@@ -50,11 +50,11 @@ def test_narrow_variants(block, dim):
     ("change", "message"),
     [
         ({"block": "wide"}, "block must be 'bottleneck' or 'basic', got 'wide'"),
-        ({"depths": ()}, r"depths must be one or more positive numbers, got \(\)"),
-        ({"depths": (2, 0)}, "depths must be one or more positive numbers"),
+        ({"depths": ()}, r"depths must be 1 to 8 positive numbers, got \(\)"),
+        ({"depths": (2, 0)}, "depths must be 1 to 8 positive numbers"),
         ({"stem_kernel": 4}, "stem_kernel must be odd, got 4"),
-        ({"width": 0}, "width must be at least 1, got 0"),
-        ({"input_size": 0}, "input_size must be at least 1, got 0"),
+        ({"width": 0}, "width must be an integer in 1..1048576, got 0"),
+        ({"input_size": 0}, "input_size must be an integer in 1..1048576, got 0"),
     ],
 )
 def test_wrong_configurations_are_named(change, message):
