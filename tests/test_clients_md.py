@@ -108,7 +108,10 @@ def test_every_section_has_what_it_runs_and_is_short():
 
 def made_again(loader):
     """As frameworks do that keep a loader's attributes."""
-    names = inspect.signature(di.DataLoader.__init__).parameters.keys() - {"self"}
+    names = inspect.signature(di.DataLoader.__init__).parameters.keys() - {
+        "self",
+        "shuffle",
+    }  # no attribute of torch's: the sampler says it
     with pytest.warns(UserWarning, match="pin_memory has no effect"):
         return di.DataLoader(**{name: getattr(loader, name) for name in names})
 
@@ -178,6 +181,11 @@ def test_an_epoch_begins_with_its_first_batch(photos):
         next(first)
     loader.sampler.set_epoch(0)
     assert epoch(second) == want[0]
+    broken = iter(loader)
+    next(broken)
+    assert loader.state_dict()["position"] == 4
+    iter(loader)
+    assert (loader.state_dict()["epoch"], loader.state_dict()["position"]) == (2, 0)
 
 
 def made_too_early(folder):
