@@ -102,31 +102,34 @@ def _list(path: str, found: os.stat_result, invented: Collection[int]) -> Listin
     settled = found.st_dev not in invented and max(found.st_mtime_ns, found.st_ctime_ns) + SETTLED_NS <= begun
     with os.scandir(path) as entries:
         for entry in entries:
-            if _is_folder(entry):
+            kind = _kind(entry)
+            if kind == "folder":
                 folders.append(entry.name)
-                continue
-            if entry.name.lower().endswith(IMAGE_EXTENSIONS):
+            elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                 images.append(entry.name)
-            # What a link leads to may become a folder without a change here.
-            settled = settled and (not entry.is_symlink() or entry.is_file())
+            # Where a link leads, a folder may come to be without a change here.
+            settled = settled and kind != "nothing"
     status = status_of(found)
     settled = settled and status == status_of(os.stat(path))
     names = "".join(f"{name}\0" for name in sorted(images)).encode("utf-8", "surrogateescape")
     return Listing(status, tuple(sorted(folders)), len(images), names, settled)
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _kind(entry: os.DirEntry[str]) -> str:
+    """Of an entry, or of what a link leads to: "folder", "file", or "nothing"."""
     try:
-        return entry.is_dir()
-    except OSError:  # links in a circle; os.walk, and hence ImageFolder, passes over them
-        return False
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not entry.is_symlink() else "nothing"
+    except OSError:  # links in a circle; os.walk, and hence ImageFolder, takes them for files
+        return "nothing"
 
 
-def _invented_times() -> set[int]:
+def _invented_times(mounts: Path = Path("/proc/self/mountinfo")) -> set[int]:
     """Devices of FUSE: object stores have no folders, and what shows them as such invents the times."""
     try:
-        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
     except OSError:
         return set()
-    mounts = [(line.split()[2].split(":"), line.partition(" - ")[2]) for line in lines]
-    return {os.makedev(int(major), int(minor)) for (major, minor), kind in mounts if kind.startswith("fuse")}
+    parts = [(line.split()[2].split(":"), line.partition(" - ")[2]) for line in lines]
+    return {os.makedev(int(major), int(minor)) for (major, minor), kind in parts if kind.startswith("fuse")}
