@@ -194,7 +194,12 @@ def preview_command(
         ),
     ] = None,
     truncation: Annotated[float, typer.Option(help="Noise is N(0, 1) cut at twice this.", rich_help_panel=_WHAT)] = 0.7,
-    p: Annotated[float, typer.Option(help="How often an image is replaced: 0 to 1.", rich_help_panel=_HOW)] = 1.0,
+    p: Annotated[
+        float | None,
+        typer.Option(
+            help="How often an image is replaced: 0 to 1.", show_default="1; 0.5 with --html", rich_help_panel=_HOW
+        ),
+    ] = None,
     views: Annotated[
         int | None,
         typer.Option(

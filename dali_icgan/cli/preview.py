@@ -59,7 +59,7 @@ def run(
     Args:
         out: None: page.png, or preview.html with ``html``.
         html: write one that a browser shows, to choose in, instead of a picture.
-        settings: as DAICGAN's arguments of these names; the rest as the command's options.
+        settings: as DAICGAN's arguments of these names, p and k perhaps None; the rest as the command's options.
     """
     out = out or Path("preview.html" if html else "page.png")
     check_page(out, ".html" if html else ".png")
@@ -78,6 +78,8 @@ def run(
     p_of_views = None if view_p is None else _numbers("--view-p", view_p)
     scale = None if generated_scale is None else _numbers("--generated-scale", generated_scale)
     n_views = views or len(p_of_views or [0])
+    if settings["p"] is None:
+        settings = {**settings, "p": 0.5 if html else 1.0}
     if settings["k"] is None:
         others = 50 if bank is None else int(FeatureBank.open(bank).present.sum()) - 1
         settings = {**settings, "k": max(min(50, others), 1)}
@@ -98,7 +100,14 @@ def run(
         first, truncation = range(epoch, epoch + HTML_EPOCHS), augment.truncation
         truncations = [truncation] if model is None else sorted({*HTML_TRUNCATIONS, truncation})
         text, count = make_html(
-            dataset, augment, TrainTransform(size), title=title, epochs=first, truncations=truncations, note=note, **common
+            dataset,
+            augment,
+            TrainTransform(size),
+            title=title,
+            epochs=first,
+            truncations=truncations,
+            note=note,
+            **common,
         )
         out.write_text(text, encoding="utf-8")
         print(f"{out}: {megabytes(out.stat().st_size)}, {count} samples of {len(dataset)}; open it in a browser")

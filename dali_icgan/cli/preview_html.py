@@ -155,14 +155,12 @@ def make_html(
         views=views,
         exif=exif,
     )
-    generated = augment.source == "generator"
-    said = [f"In every epoch an image is {replacement(augment, transform, 'probability p')}"]
     data = {
         "title": title,
-        "lead": said[0],
+        "lead": f"In every epoch an image is {replacement(augment, transform, 'probability p')}",
         "made_by": made_by(augment, seed, "as picked") or f"Seed {seed}.",
         "warning": warning(augment) or note,
-        "generated": generated,
+        "generated": augment.source == "generator",
         "size": transform.size,
         "epochs": list(epochs),
         "truncations": list(truncations),
@@ -188,10 +186,10 @@ def make_html(
 def fill(template: str, title: str, data: Any) -> str:
     """The page of a template: its title, its data, and a policy that lets it run its own script and style and load nothing."""
     # In JSON a "<" can only stand in a string; written so, none of them can end the element.
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     allowed = {name: _sha256(template, name) for name in ("script", "style")}
     policy = f"default-src 'none'; img-src data:; script-src {allowed['script']}; style-src {allowed['style']}; base-uri 'none'"
-    values = {"POLICY": policy, "TITLE": html.escape(title), "DATA": text}
+    values = {"POLICY": policy, "TITLE": html.escape(title).encode("ascii", "xmlcharrefreplace").decode(), "DATA": text}
     return re.sub("{{(POLICY|TITLE|DATA)}}", lambda found: values[found[1]], template)
 
 
