@@ -218,13 +218,14 @@ def _epoch(grid: Grid, view: int, epoch: int, i: int) -> dict[str, Any]:
     real = grid.real[view][epoch][i]
     made = [rows[i] for rows in grid.made[view][epoch]]
     whole = [rows[i] for rows in grid.whole[view][epoch]]
-    # Of all truncations alike: where it is cropped, and what the note says.
+    # Of all truncations alike: where it is cropped, its label, and what the note says.
     return {
         "u": float(grid.u[view, epoch, i]),
-        "real": {"row": _picture(real.pixels)["src"], "box": real.box, "flip": real.flip},
+        "real": {"row": _picture(real.pixels)["src"], "label": real.label, "box": real.box, "flip": real.flip},
         "made": {
             "box": made[0].box,
             "flip": made[0].flip,
+            "label": made[0].label,
             "note": made[0].note,
             "rows": [_picture(row.pixels)["src"] for row in made],
             "whole": [_picture(pixels) for pixels in whole],

@@ -27,6 +27,7 @@ class Seen:
     Attributes:
         pixels: uint8 ``[s, s, 3]``.
         replaced: whether something took the photograph's place.
+        label: the name of the class that comes with it.
         note: of a replaced row, what it was made of, in a few words.
         box: the part of its source that it shows: top, left, height, width in the source's pixels.
         flip: mirrored afterwards.
@@ -35,6 +36,7 @@ class Seen:
 
     pixels: Pixels
     replaced: bool
+    label: str
     note: str
     box: tuple[int, int, int, int]
     flip: bool
@@ -75,8 +77,17 @@ def seen(
             drawn = augment.labels == "random"
             notes.append(f"label: {class_name(dataset, decision.label[i])}" if drawn else f"class {y[i]}")
         top, left, height, width = info["box"][i].tolist()
-        box, flip, row = (top, left, height, width), bool(info["flip"][i]), int(decision.row[i])
-        rows.append(Seen(made[i] if hit else real[i], bool(hit), ", ".join(notes), box, flip, row))
+        rows.append(
+            Seen(
+                pixels=made[i] if hit else real[i],
+                replaced=bool(hit),
+                label=class_name(dataset, info["label"][i]),
+                note=", ".join(notes),
+                box=(top, left, height, width),
+                flip=bool(info["flip"][i]),
+                bank_row=int(decision.row[i]),
+            )
+        )
     return rows
 
 
