@@ -1,9 +1,13 @@
 """Draws the pictures of docs/augmentation.md, by the product's own page code: ``python docs/pictures.py [OUT]``.
 
+``python docs/pictures.py --preview [FILE]`` takes the picture of docs/preview.md instead, in a headless Chromium.
+
 Photographs, bank and generators are kept under build/pictures; a second run is quick.
 """
 
+import io
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,13 +20,15 @@ from torch.nn import functional as F
 from dali_icgan.augment import DAICGAN, FeatureBank, TrainTransform
 from dali_icgan.cli.page import Page
 from dali_icgan.cli.photographs import PHOTOGRAPHS, cut
-from dali_icgan.cli.preview import make_page
+from dali_icgan.cli.preview import HTML_EPOCHS, HTML_TRUNCATIONS, make_page
+from dali_icgan.cli.preview_html import make_html
 from dali_icgan.data import Samples, as_samples
 from dali_icgan.engine import load_extractor, load_generator
 from dali_icgan.models.checkpoint import Checkpoint, write_checkpoint
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
+from tests.browser import Browser  # noqa: E402
 from tests.untrained import GENERATOR, coloured_noise, floats, make_generator  # noqa: E402
 
 TRANSFORM = TrainTransform(96, scale=(0.35, 1.0))
@@ -95,6 +101,32 @@ def pages(folder: Path, per_photograph: int) -> Iterator[tuple[str, Page]]:
     yield "same_class", page('DAICGAN(source="neighbour", k=5, same_class=True)', same_class=True, **retrieval)
 
 
+def take_preview(out: Path, folder: Path) -> None:
+    """The page of ``dali-icgan preview --html`` as a browser shows it."""
+    cut(folder / "images", 40, lambda _: None)
+    augment = DAICGAN(
+        generator=load_generator("embedded", "cpu"), extractor=load_extractor("embedded", "cpu"), p=0.5, truncation=0.7
+    )
+    text, _ = make_html(
+        as_samples(folder / "images"),
+        augment,
+        TRANSFORM,
+        title="images: what training sees",
+        samples=8,
+        epochs=range(HTML_EPOCHS),
+        truncations=HTML_TRUNCATIONS,
+        seed=0,
+        device="cpu",
+    )
+    page = folder / "preview.html"
+    page.write_text(text, encoding="utf-8")
+    with tempfile.TemporaryDirectory() as profile, Browser(Path(profile)) as browser:
+        browser.open(page, "#image=93&p=0.55&truncation=0.7&epoch=2")
+        picture = Image.open(io.BytesIO(browser.look(1120, 1000, whole=True))).convert("RGB")
+    picture.quantize(256, Image.Quantize.MEDIANCUT, kmeans=20_000).save(out, optimize=True)
+    print(f"{out.name}: {picture.width} x {picture.height} px, {out.stat().st_size:,} bytes")
+
+
 def main(out: Path, folder: Path, per_photograph: int = 40) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, page in pages(folder, per_photograph):
@@ -104,4 +136,8 @@ def main(out: Path, folder: Path, per_photograph: int = 40) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "augmentation", ROOT / "build" / "pictures")
+    kept = ROOT / "build" / "pictures"
+    if sys.argv[1:2] == ["--preview"]:
+        take_preview(Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "docs" / "preview.png", kept)
+    else:
+        main(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "docs" / "augmentation", kept)

@@ -108,10 +108,25 @@ _PAGE, _WHAT, _HOW = "The page", "What images are replaced by", "How often, and 
 @app.command("preview")
 def preview_command(
     folder: Folder,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The page to draw.", rich_help_panel=_PAGE)] = Path(
-        "page.png"
-    ),
-    samples: Annotated[int, typer.Option(min=1, help="Rows of the page.", rich_help_panel=_PAGE)] = 8,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The page to draw.",
+            show_default="page.png; preview.html with --html",
+            rich_help_panel=_PAGE,
+        ),
+    ] = None,
+    html: Annotated[
+        bool,
+        typer.Option(
+            "--html",
+            help="A page for the browser instead of a picture: choose image, p, truncation and epoch. One file, no network.",
+            rich_help_panel=_PAGE,
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(min=1, help="How many of your images are shown.", rich_help_panel=_PAGE)] = 8,
     size: Annotated[int, typer.Option(min=8, help="Pixels of the training crop.", rich_help_panel=_PAGE)] = 224,
     epoch: Annotated[int, typer.Option(min=0, help="The first epoch shown.", rich_help_panel=_PAGE)] = 0,
     seed: Annotated[int, typer.Option(help="Of the choice of samples and of every draw.", rich_help_panel=_PAGE)] = 0,
@@ -179,7 +194,12 @@ def preview_command(
         ),
     ] = None,
     truncation: Annotated[float, typer.Option(help="Noise is N(0, 1) cut at twice this.", rich_help_panel=_WHAT)] = 0.7,
-    p: Annotated[float, typer.Option(help="How often an image is replaced: 0 to 1.", rich_help_panel=_HOW)] = 1.0,
+    p: Annotated[
+        float | None,
+        typer.Option(
+            help="How often an image is replaced: 0 to 1.", show_default="1; 0.5 with --html", rich_help_panel=_HOW
+        ),
+    ] = None,
     views: Annotated[
         int | None,
         typer.Option(
@@ -210,6 +230,7 @@ def preview_command(
     run(
         folder,
         out,
+        html=html,
         generator=generator,
         extractor=extractor,
         bank=bank,

@@ -145,7 +145,7 @@ def test_preview_frames_what_info_calls_replaced(folder):
 @pytest.mark.parametrize("seed", [-1, 0, 1, 2**63])
 def test_classes_take_turns_in_the_choice_of_samples(folder, seed):
     samples = as_samples(folder)
-    chosen, originals = preview._readable(samples, 6, seed)
+    chosen, originals = preview.readable(samples, 6, seed)
     assert np.bincount(samples.labels[chosen]).tolist() == [2, 2, 2]
     assert [original.tobytes() for original in originals] == [
         np.asarray(Image.open(samples.path(index))).tobytes() for index in chosen

@@ -9,6 +9,7 @@ from PIL import Image
 
 from dali_icgan.augment import DAICGAN, EvalTransform, FeatureBank, TrainTransform
 from dali_icgan.cli import preview
+from dali_icgan.cli.page import displayed
 from dali_icgan.data import ImageDecoder, as_samples
 from dali_icgan.engine import load_extractor, load_generator
 from dali_icgan.loader import DataLoader
@@ -62,7 +63,7 @@ def sections(page):
 def seen(folder, augment, epoch, index, view=0, views=1, transform=TRANSFORM):
     with DataLoader(folder, augment=augment, transform=transform, views=views, seed=1, device="cpu") as loader:
         delivery = loader.replay_batch(epoch, index, view=view)
-        return preview.displayed(delivery.images[0], transform), delivery.info
+        return displayed(delivery.images[0], transform), delivery.info
 
 
 def test_views_stand_side_by_side_with_their_p(folder, bank, generator):
