@@ -1,5 +1,6 @@
 """What people have: torch's DataLoader, PIL, torchvision's transforms v2."""
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from dali_icgan.bench.scene import Photos
 
 
 class Photographs(torch.utils.data.Dataset[Any]):
-    """PIL, torchvision's resized crop, to tensor, normalise."""
+    """Files and their crops."""
 
     def __init__(self, photos: Photos) -> None:
         self.photos = photos
@@ -20,16 +21,20 @@ class Photographs(torch.utils.data.Dataset[Any]):
         return len(self.photos)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int, int]:
-        from torchvision.transforms.v2 import functional as tv
+        return cropped(self.photos.path[i], self.photos, i), int(self.photos.label[i]), i
 
-        photos, size = self.photos, [self.photos.size] * 2
-        with Image.open(photos.path[i]) as opened:
-            image = opened.convert("RGB")
-        image = tv.resized_crop(image, *map(int, photos.box[i]), size, antialias=True)
-        if photos.flip[i]:
-            image = tv.horizontal_flip(image)
-        pixels = tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
-        return tv.normalize(pixels, photos.transform.mean, photos.transform.std), int(photos.label[i]), i
+
+def cropped(file: str | bytes, photos: Photos, i: int) -> torch.Tensor:
+    """``[3, s, s]`` of a file or its bytes: PIL, torchvision's resized crop, flip, to tensor, normalise."""
+    from torchvision.transforms.v2 import functional as tv
+
+    with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as opened:
+        image = opened.convert("RGB")
+    image = tv.resized_crop(image, *map(int, photos.box[i]), [photos.size] * 2, antialias=True)
+    if photos.flip[i]:
+        image = tv.horizontal_flip(image)
+    pixels = tv.to_dtype(tv.pil_to_tensor(image), torch.float32, scale=True)
+    return tv.normalize(pixels, photos.transform.mean, photos.transform.std)
 
 
 class Pil:
