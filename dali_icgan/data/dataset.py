@@ -2,8 +2,9 @@
 
 import functools
 import hashlib
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dali_icgan.data.files import IMAGE_EXTENSIONS, read_file
+from dali_icgan.data.folder_cache import open_folder
+from dali_icgan.data.paths import Paths
 from dali_icgan.data.shards import ShardMember, ShardMembers, is_shard_folder, open_shards, tars_in
 
 Source = str | bytes | ShardMember
+
+_CHUNK = 1 << 14  # entries that are looked at together
 
 
 @dataclass(eq=False)
@@ -60,16 +65,16 @@ class Samples:
 
     def keys_under(self, root: str | None) -> list[str]:
         """The keys as they are seen from another root, such as a feature bank's."""
-        prefix = None if root is None else os.path.join(os.path.abspath(root), "")
-        return [_key(source, prefix) for source in self.sources]
+        return list(_keys(self.sources, root))
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """Hex digest of keys and labels: two datasets with the same one list the same samples in the same order."""
-        keys = (
-            self.keys_under(self.root) if self._keys is None else self._keys
-        )  # of a million shard members none is kept
-        digest = hashlib.sha256("\n".join(keys).encode("utf-8", "surrogateescape"))
+        keys = iter(_keys(self.sources, self.root) if self._keys is None else self._keys)  # of a million none is kept
+        digest, before = hashlib.sha256(), ""
+        while some := list(itertools.islice(keys, _CHUNK)):
+            digest.update((before + "\n".join(some)).encode("utf-8", "surrogateescape"))
+            before = "\n"
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()[:32]
 
@@ -106,6 +111,7 @@ def as_samples(dataset: Any) -> Samples:
         ValueError: the dataset has a ``transform`` or a loader of its own, or is empty; a tar is damaged, or a sample in it has no label.
         TypeError: it is none of the above, or a label is not an integer.
         FileNotFoundError: the folder is missing or holds no images, or a tar is missing that its index names.
+        OSError: a folder cannot be listed.
     """
     if isinstance(dataset, Samples):
         samples = dataset
@@ -118,7 +124,7 @@ def as_samples(dataset: Any) -> Samples:
     elif hasattr(dataset, "samples"):
         samples = _from_torchvision(dataset)
     elif isinstance(dataset, Sequence):
-        samples = _from_pairs(dataset, "dataset")
+        samples = _from_pairs(dataset, len(dataset), "dataset")
     else:
         raise TypeError(
             "dataset must be a folder, a list of (path or bytes, label), a dataset with `samples` such as torchvision's ImageFolder, "
@@ -129,16 +135,29 @@ def as_samples(dataset: Any) -> Samples:
     return samples
 
 
-def _key(source: Source, prefix: str | None) -> str:
-    if isinstance(source, ShardMember):
-        source = source.path
-    if not isinstance(source, str):
-        return "sha256:" + hashlib.sha256(source).hexdigest()[:32]
-    if prefix is None:
-        return source
-    if not source.startswith(prefix):
-        source = os.path.abspath(source)
-    relative = source[len(prefix) :] if source.startswith(prefix) else os.path.relpath(source, prefix)
+def _keys(sources: Iterable[Source], root: str | None) -> Iterator[str]:
+    prefix = None if root is None else os.path.join(os.path.abspath(root), "")
+    known: dict[str, str] = {}  # by folder: there are few
+    for source in sources:
+        path = source.path if isinstance(source, ShardMember) else source
+        if not isinstance(path, str):
+            yield "sha256:" + hashlib.sha256(path).hexdigest()[:32]
+        elif prefix is None:
+            yield path
+        else:
+            folder, slash, name = path.rpartition("/")
+            if name in ("", ".", ".."):  # not a file's name
+                yield _relative(path, prefix)
+                continue
+            if (key := known.get(folder + slash)) is None:
+                key = known[folder + slash] = _relative(folder + slash + "x", prefix)[:-1]
+            yield key + name
+
+
+def _relative(path: str, prefix: str) -> str:
+    if not path.startswith(prefix):
+        path = os.path.abspath(path)
+    relative = path[len(prefix) :] if path.startswith(prefix) else os.path.relpath(path, prefix)
     return relative.replace(os.sep, "/")
 
 
@@ -150,49 +169,62 @@ def _from_folder(folder: str) -> Samples:
     if is_shard_folder(folder):
         shards = open_shards(folder)
         return Samples(ShardMembers(shards), shards.index.rows.label, shards.folder, shards.index.classes, folder)
-    classes = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    sources: list[Source] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        before = len(sources)
-        for where, _, files in sorted(os.walk(os.path.join(folder, name), followlinks=True)):
-            sources += [os.path.join(where, file) for file in sorted(files) if file.lower().endswith(IMAGE_EXTENSIONS)]
-        if len(sources) == before:
-            beside = (
-                f"; {folder} is a folder of tar shards only without subfolders, or with its index"
-                if tars_in(folder)
-                else ""
-            )
-            raise FileNotFoundError(
-                f"{os.path.join(folder, name)} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none{beside}"
-            )
-        labels += [label] * (len(sources) - before)
-    if not classes:
+    found = open_folder(folder)
+    if not found.classes:
         raise FileNotFoundError(
             f"{folder} must hold one subfolder a class, got none; images in one flat folder go in as a list of (path, label), and shards are "
             "uncompressed .tar files"
         )
-    return Samples(sources, np.array(labels, np.int64), os.path.abspath(folder), classes, folder)
+    hollow = np.flatnonzero(np.bincount(found.labels, minlength=len(found.classes)) == 0)
+    if len(hollow):
+        beside = (
+            f"; {folder} is a folder of tar shards only without subfolders, or with its index"
+            if tars_in(folder)
+            else ""
+        )
+        raise FileNotFoundError(
+            f"{os.path.join(folder, found.classes[hollow[0]])} must hold images ({', '.join(IMAGE_EXTENSIONS)}), got none{beside}"
+        )
+    return Samples(found.paths, found.labels, os.path.abspath(folder), found.classes, folder)
 
 
-def _from_pairs(pairs: Sequence[Any], name: str, root: str | None = None) -> Samples:
+def _from_pairs(pairs: Iterable[Any], count: int, name: str, root: str | None = None) -> Samples:
     sources: list[Source] = []
-    labels = np.empty(len(pairs), np.int64)
-    for i, pair in enumerate(pairs):
-        if not isinstance(pair, Sequence) or len(pair) != 2 or isinstance(pair, (str, bytes)):
-            raise TypeError(f"{name}[{i}] must be (path or bytes, label), got {_short(pair)}")
-        source, label = pair
-        if isinstance(source, (bytes, bytearray, memoryview)):
-            sources.append(bytes(source))
-        elif isinstance(source, (str, os.PathLike)):
-            sources.append(os.fspath(source))
-        else:
-            raise TypeError(f"{name}[{i}] must begin with a path or bytes, got {type(source).__name__}")
-        labels[i] = _integer(label, f"{name}[{i}]")
+    labels = np.empty(count, np.int64)
+    rest = iter(pairs)
+    while chunk := list(itertools.islice(rest, _CHUNK)):
+        begin = len(sources)
+        if not _plain(chunk):
+            chunk = [_checked(pair, f"{name}[{begin + i}]") for i, pair in enumerate(chunk)]
+        some, targets = zip(*chunk, strict=True)
+        sources += some
+        labels[begin : len(sources)] = targets
     if root is None:
-        folders = {os.path.dirname(os.path.abspath(s)) for s in sources if isinstance(s, str)}
-        root = os.path.commonpath(folders) if folders else None
+        folders = {source[: source.rfind("/") + 1] for source in sources if isinstance(source, str)}
+        root = os.path.commonpath({os.path.abspath(folder) for folder in folders}) if folders else None
     return Samples(sources, labels, root, name=name)
+
+
+def _plain(pairs: list[Any]) -> bool:
+    """Whether all are tuples of a path and a label and nothing else, as nearly all are: seen without a look at each."""
+    if set(map(type, pairs)) != {tuple} or set(map(len, pairs)) != {2}:
+        return False
+    return all(
+        set(map(type, column)) == {kind} for column, kind in zip(zip(*pairs, strict=True), (str, int), strict=True)
+    )
+
+
+def _checked(pair: Any, name: str) -> tuple[Source, int]:
+    if not isinstance(pair, Sequence) or len(pair) != 2 or isinstance(pair, (str, bytes)):
+        raise TypeError(f"{name} must be (path or bytes, label), got {_short(pair)}")
+    source, label = pair
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = bytes(source)
+    elif isinstance(source, (str, os.PathLike)):
+        source = os.fspath(source)
+    else:
+        raise TypeError(f"{name} must begin with a path or bytes, got {type(source).__name__}")
+    return source, _integer(label, name)
 
 
 def _from_torchvision(dataset: Any) -> Samples:
@@ -214,12 +246,12 @@ def _from_torchvision(dataset: Any) -> Samples:
             f"{kind} must not have a __getitem__ of its own: it would not be called, since files are decoded by DALI here. Give a "
             "list of (path, label), or a target_transform"
         )
-    pairs = dataset.samples
+    pairs: Iterable[Any] = dataset.samples
     target: Callable[[Any], Any] | None = getattr(dataset, "target_transform", None)
     if target is not None:
-        pairs = [(path, target(label)) for path, label in pairs]
+        pairs = ((path, target(label)) for path, label in pairs)
     root = getattr(dataset, "root", None)
-    samples = _from_pairs(pairs, kind, None if root is None else os.path.abspath(os.fspath(root)))
+    samples = _from_pairs(pairs, len(dataset.samples), kind, None if root is None else os.path.abspath(os.fspath(root)))
     samples.classes = list(dataset.classes) if target is None and hasattr(dataset, "classes") else None
     samples.name = f"{kind}({root})" if root is not None else kind
     return samples
@@ -231,7 +263,10 @@ def _subset(samples: Samples, indices: Any) -> Samples:
         wrong = chosen[(chosen < -len(samples)) | (chosen >= len(samples))][0]
         raise ValueError(f"Subset indices must lie in 0..{len(samples) - 1}, got {wrong}")
     whole = samples.sources
-    sources: Sequence[Source] = whole.take(chosen) if isinstance(whole, ShardMembers) else [whole[i] for i in chosen]
+    if isinstance(whole, (ShardMembers, Paths)):
+        sources: Sequence[Source] = whole.take(chosen)
+    else:
+        sources = [whole[i] for i in chosen.tolist()]
     return Samples(sources, samples.labels[chosen], samples.root, samples.classes, f"Subset of {samples.name}")
 
 
