@@ -11,7 +11,7 @@ import torch
 
 from dali_icgan.augment import FeatureBank, TrainTransform
 from dali_icgan.bench.generated import Generate, followed, offline
-from dali_icgan.bench.measure import Contestant, contest, contract, pixels_of
+from dali_icgan.bench.measure import Contestant, contest, contract, levels, pixels_of
 from dali_icgan.bench.models import Models, instructions, load_models
 from dali_icgan.bench.peers import BASELINE, PEERS
 from dali_icgan.bench.peers.ours import ID, SETTINGS, open_ours
@@ -27,7 +27,11 @@ FILE = "bench.jsonl"
 HALF = 0.5  # the p at which every loader is followed by a generator
 CLASSES = 1000
 _IN_TRAINING = ("pil", "torchvision.io", "dali", "spdl")  # those that can be left in the middle of a pass
-_LARGE_IMAGES, _LARGE_BATCH, _LARGE_VERIFIED = 16, 8, 4  # of a large generator on a CPU, which makes few images a second
+_LARGE_IMAGES, _LARGE_BATCH, _LARGE_VERIFIED = (
+    16,
+    8,
+    4,
+)  # of a large generator on a CPU, which makes few images a second
 
 
 class Run:
@@ -125,10 +129,13 @@ class Run:
         accepted = []
         for peer in found:
             self.told(f"contract, {peer.title}")
-            if self._verified(peer.id, None, lambda p=peer: p.open(plan.photos(), how), plan, wanted, 0, peer.exact):
+            reference = getattr(peer, "reference", None)  # of those whose filter is another
+            own = None if reference is None else levels(reference(plan.photos()), plan)
+            note = getattr(peer, "note", None)
+            if self._verified(peer.id, lambda p=peer: p.open(plan.photos(), how), plan, wanted, peer.exact, own, note):
                 accepted.append(peer)
         self.told(f"contract, {ID}")
-        self._verified(ID, None, lambda: open_ours(plan, None, how), plan, wanted, 0, self.device.type == "cpu")
+        self._verified(ID, lambda: open_ours(plan, None, how), plan, wanted, self.device.type == "cpu")
         self.peers = tuple(accepted)
 
     def _pixels(self, open_it: Callable[[], Opened], plan: Plan) -> Any:
@@ -141,21 +148,23 @@ class Run:
     def _verified(
         self,
         peer: str,
-        generator: str | None,
         open_it: Callable[[], Opened],
         plan: Plan,
         wanted: Any,
-        p: float,
         exact: bool,
+        own: Any = None,
+        note: str | None = None,
+        **facts: Any,
     ) -> bool:
         try:
-            found = contract(self._pixels(open_it, plan), wanted, exact)
+            found = contract(self._pixels(open_it, plan), wanted, exact, own)
         except Exception as error:  # whatever it is, a peer that fails is told, and the others are measured
             if peer == ID:
                 raise
             nothing = {"largest_levels": None, "mean_levels": None, "same_boxes": False, "accepted": False}
             found = {"images": len(plan), **nothing, "note": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-        self._add({"kind": "contract", "peer": peer, "generator": generator, "p": p, **found})
+        found["note"] = found["note"] or note
+        self._add({"kind": "contract", "peer": peer, "generator": None, "p": 0, **found, **facts})
         if peer == ID and not found["accepted"]:
             raise RuntimeError(f"the loader does not deliver the plan's batches: {found}")
         return bool(found["accepted"])
@@ -278,8 +287,9 @@ class Run:
             source = "bank" if bank else "online"
             self.told(f"contract, {source} generations of {self.models.case}")
             wanted = self._pixels(lambda plan=plan: followed(BASELINE, plan, alone, self.models), plan)
-            name, exact = f"{self.models.case}, {source}", self.device.type == "cpu"
-            self._verified(ID, name, lambda a=augment, q=plan: open_ours(q, a, how), plan, wanted, p, exact)
+            facts = {"generator": ID, "case": self.models.case, "source": source, "p": p}
+            exact = self.device.type == "cpu"
+            self._verified(ID, lambda a=augment, q=plan: open_ours(q, a, how), plan, wanted, exact, **facts)
 
     def _generation(
         self,

@@ -226,4 +226,3 @@ def plan_of(files: Files, transform: TrainTransform, augment: DAICGAN | None = N
     made = transform.windows(keys, side, side).window.astype(np.int64)
     h = None if augment.bank is None else augment.gather(augment.bank.rows_for(as_samples(files.ours)))
     return Plan(files, transform, replaced(keys, augment.p_of(0)), box, made, photo.flip, augment.noise(keys), h)
-

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-PARTS = ("peers", "generators", "scaling", "training", "startup", "stages")
+PARTS = ("peers", "generators", "scaling", "stages", "training", "startup")
 _LARGE = "256 px, channels 64"
 
 

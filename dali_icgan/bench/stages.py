@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from dali_icgan.augment import TrainTransform
+from dali_icgan.augment.operator import finish
+from dali_icgan.augment.plan import RowKeys
 from dali_icgan.augment.transform import Windows
 from dali_icgan.bench.models import Models
 from dali_icgan.bench.record import on_cores, rounded
 from dali_icgan.bench.scene import SEED, Files
-from dali_icgan.augment import TrainTransform
-from dali_icgan.augment.operator import finish
-from dali_icgan.augment.plan import RowKeys
 from dali_icgan.bench.training import Training
 from dali_icgan.data import ImageDecoder, as_samples
 from dali_icgan.data.read import Encoded, Reader

@@ -21,8 +21,6 @@ class Dali:
     def open(self, photos: Photos, how: How) -> Opened:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator
 
-        pipeline = _pipeline(photos, how)
-        pipeline.build()
         names = ["images", "labels", "row"]
         batches: Any = None
 
@@ -30,14 +28,18 @@ class Dali:
             # Begun anew by each pass, so that nothing is decoded between them. The crops' end is the epoch's.
             nonlocal batches
             if batches is None:
-                batches = DALIGenericIterator(pipeline, names, auto_reset=False)
+                pipeline = _pipeline(photos, how)
+                pipeline.build()
+                begun = DALIGenericIterator(pipeline, names, auto_reset=False)
             else:
-                batches.reset()
-            for (found,) in batches:
+                begun, batches = batches, None  # one that is left in the middle is not used again
+                begun.reset()
+            for (found,) in begun:
                 row = found["row"].flatten()
                 n = int((row >= 0).sum())  # the last batch is filled up
                 labels = found["labels"].flatten()[:n].long()
                 yield on_device(photos.row[row[:n].numpy()], found["images"][:n], labels, how)
+            batches = begun
 
         return Opened(run)
 
@@ -52,7 +54,7 @@ def _pipeline(photos: Photos, how: How) -> Any:
         row[: len(i)] = i
         i = np.resize(i, n)
         box = photos.box[i].astype(np.int32)
-        crops.append((box[:, :2], box[:, 2:], photos.flip[i].astype(np.int32), row[:, None]))
+        crops.append((box[:, :2].copy(), box[:, 2:].copy(), photos.flip[i].astype(np.int32), row[:, None]))
     mean, std = ([255 * v for v in values] for values in (photos.transform.mean, photos.transform.std))
 
     @pipeline_def(batch_size=n, num_threads=how.threads, device_id=how.device.index or 0 if gpu else None)
@@ -60,7 +62,7 @@ def _pipeline(photos: Photos, how: How) -> Any:
         files, labels = fn.readers.file(
             files=photos.path, labels=photos.label.tolist(), random_shuffle=False, pad_last_batch=True, name="files"
         )
-        start, shape, mirror, row = fn.external_source(source=lambda: iter(crops), num_outputs=4, batch=True)
+        start, shape, mirror, row = fn.external_source(source=crops, num_outputs=4, batch=True, cycle="raise")
         images = fn.decoders.image_slice(
             files, start=start, shape=shape, axis_names="HW", device="mixed" if gpu else "cpu", output_type=types.RGB
         )

@@ -9,7 +9,9 @@ from dali_icgan.bench.scene import SEED, Plan
 from dali_icgan.loader import DataLoader
 
 ID = TITLE = "dali_icgan"
-SETTINGS = "DataLoader(num_workers=cores), two batches ready ahead; decoding by DALI in its threads, no worker processes"
+SETTINGS = (
+    "DataLoader(num_workers=cores), two batches ready ahead; decoding by DALI in its threads, no worker processes"
+)
 
 
 def version() -> str | None:

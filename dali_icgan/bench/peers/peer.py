@@ -63,7 +63,10 @@ class Opened:
     """
 
     def __init__(
-        self, run: Callable[[], Iterator[Batch]], close: Callable[[], None] = lambda: None, one_off_s: float | None = None
+        self,
+        run: Callable[[], Iterator[Batch]],
+        close: Callable[[], None] = lambda: None,
+        one_off_s: float | None = None,
     ) -> None:
         self._run, self._close, self.one_off_s = run, close, one_off_s
 

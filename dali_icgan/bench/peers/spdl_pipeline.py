@@ -24,7 +24,9 @@ class Spdl:
         try:
             _libspdl.make_demuxer  # noqa: B018  (loads them)
         except (ImportError, RuntimeError, AttributeError, OSError):
-            return "spdl finds no FFmpeg libraries: apt-get install libavdevice59 libavfilter8, or those of FFmpeg 4 to 9"
+            return (
+                "spdl finds no FFmpeg libraries: apt-get install libavdevice59 libavfilter8, or those of FFmpeg 4 to 9"
+            )
         return None
 
     def open(self, photos: Photos, how: How) -> Opened:

@@ -42,9 +42,11 @@ class WebDataset:
             i = int(sample["__key__"])
             return cropped(sample["jpg"], photos, i), i
 
-        dataset = wds.WebDataset(
-            tars, shardshuffle=False, empty_check=False, workersplitter=wds.split_by_worker
-        ).map(finished).batched(how.batch_size)
+        dataset = (
+            wds.WebDataset(tars, shardshuffle=False, empty_check=False, workersplitter=wds.split_by_worker)
+            .map(finished)
+            .batched(how.batch_size)
+        )
         loader = wds.WebLoader(
             dataset,
             batch_size=None,
