@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -187,11 +188,10 @@ def watched(open_it: Callable[[], Opened], device: torch.device) -> tuple[Opened
     with peak_memory() as risen:
         begun, first = time.perf_counter(), None
         opened = open_it()
-        for batch in opened:
+        for _ in opened:
             if first is None:
                 wait_for(device)
                 first = time.perf_counter() - begun
-        del batch
     before, energy = cpu_seconds(), joules()
     rows = counted(opened, device)
     thousands, energy_after = rows / 1000, joules()
@@ -227,7 +227,7 @@ def contest(
             opened.append(ready)
             records.append({"kind": "throughput", "peer": each.peer, **figures, **each.facts})
         told("windows")
-        calls = {str(i): (lambda o=ready: counted(o, device)) for i, ready in enumerate(opened)}
+        calls: dict[str, Callable[[], int]] = {str(i): partial(counted, o, device) for i, o in enumerate(opened)}
         for i, rates in windows(calls, seconds, rounds).items():
             records[int(i)]["images_per_s"] = [rounded(rate) for rate in rates]
     finally:

@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,7 @@ class Run:
             reference = getattr(peer, "reference", None)  # of those whose filter is another
             own = None if reference is None else levels(reference(plan.photos()), plan)
             note = getattr(peer, "note", None)
-            if self._verified(peer.id, lambda p=peer: p.open(plan.photos(), how), plan, wanted, peer.exact, own, note):
+            if self._verified(peer.id, partial(peer.open, plan.photos(), how), plan, wanted, peer.exact, own, note):
                 accepted.append(peer)
         self.told(f"contract, {ID}")
         self._verified(ID, lambda: open_ours(plan, None, how), plan, wanted, self.device.type == "cpu")
@@ -204,7 +205,7 @@ class Run:
 
     def _plain(self, peers: Sequence[Peer], plan: Plan, how: How) -> list[Contestant]:
         photos = plan.photos()
-        theirs = [Contestant(peer.id, lambda p=peer: p.open(photos, how)) for peer in peers]
+        theirs = [Contestant(peer.id, partial(peer.open, photos, how)) for peer in peers]
         return [*theirs, Contestant(ID, lambda: open_ours(plan, None, how))]
 
     def _baseline(self) -> tuple[Peer, ...]:
@@ -286,10 +287,10 @@ class Run:
             plan, augment = self._plan(p, bank, files)
             source = "bank" if bank else "online"
             self.told(f"contract, {source} generations of {self.models.case}")
-            wanted = self._pixels(lambda plan=plan: followed(BASELINE, plan, alone, self.models), plan)
-            facts = {"generator": ID, "case": self.models.case, "source": source, "p": p}
+            wanted = self._pixels(partial(followed, BASELINE, plan, alone, self.models), plan)
+            facts: dict[str, Any] = {"generator": ID, "case": self.models.case, "source": source, "p": p}
             exact = self.device.type == "cpu"
-            self._verified(ID, lambda a=augment, q=plan: open_ours(q, a, how), plan, wanted, exact, **facts)
+            self._verified(ID, partial(open_ours, plan, augment, how), plan, wanted, exact, **facts)
 
     def _generation(
         self,
@@ -314,7 +315,7 @@ class Run:
         models, case = self.models, {"case": self.models.case, "p": p, "source": "bank"}
         eager, mine = {"generator": "eager"}, {"generator": ID}
         lines = [
-            Contestant(peer.id, lambda q=peer: followed(q, plan, how, models), {"generator": "eager"}) for peer in peers
+            Contestant(peer.id, partial(followed, peer, plan, how, models), {"generator": "eager"}) for peer in peers
         ]
         if compiled is not None:
             lines.append(

@@ -10,6 +10,7 @@ ready before would be a gift.
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,7 +109,7 @@ def train(
             yield constant
 
     sources: dict[str, Callable[[], Iterator[tuple[Tensor, Tensor]]]] = {CONSTANT: same}
-    sources |= {name: (lambda o=opened: endless(o)) for name, (opened, _) in contestants.items()}
+    sources |= {name: partial(endless, opened) for name, (opened, _) in contestants.items()}
     rates: dict[str, list[float]] = {name: [] for name in sources}
     waiting: dict[str, list[float]] = {name: [] for name in sources}
     for turn in range(rounds):

@@ -31,7 +31,7 @@ class Ffcv:
         from ffcv.transforms import Squeeze, ToTensor, ToTorchImage
         from ffcv.writer import DatasetWriter
 
-        class Stored(RGBImageField):  # type: ignore[misc]
+        class Stored(RGBImageField):
             """Takes a file's path; its own field would encode the pixels anew."""
 
             def encode(self, destination: Any, path: str, malloc: Callable[[int], Any]) -> None:
@@ -101,7 +101,7 @@ def _cropping(photos: Photos) -> Any:
     size = photos.size
     box, flip = photos.box.astype(np.int64), photos.flip.copy()
 
-    class Cropping(SimpleRGBImageDecoder):  # type: ignore[misc]
+    class Cropping(SimpleRGBImageDecoder):
         def declare_state_and_memory(self, previous: Any) -> Any:
             pixels = int(self.metadata["height"].astype(np.int64).max() * self.metadata["width"].astype(np.int64).max())
             shape = (size, size, 3)

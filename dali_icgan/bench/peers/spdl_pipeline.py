@@ -1,5 +1,6 @@
 """SPDL: threads in one process, FFmpeg's decoder and filters, a batch made of frames at once."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,8 @@ class Spdl:
             return (
                 "spdl finds no FFmpeg libraries: apt-get install libavdevice59 libavfilter8, or those of FFmpeg 4 to 9"
             )
+        # Its library catches SIGTERM to print a trace, which may wait for ever on a lock; to end is what a signal is for.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         return None
 
     def open(self, photos: Photos, how: How) -> Opened:

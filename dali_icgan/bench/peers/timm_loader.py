@@ -45,8 +45,9 @@ class Timm:
     def open(self, photos: Photos, how: How) -> Opened:
         from timm.data import create_loader
 
+        dataset: Any = Cropped(photos)
         loader = create_loader(
-            Cropped(photos),
+            dataset,
             (3, photos.size, photos.size),
             how.batch_size,
             is_training=False,  # in order; crops and flips are the dataset's
