@@ -28,10 +28,9 @@ GENERATORS: dict[str, GeneratorConfig | None] = {
 EXTRACTORS: dict[str, ResNetConfig | None] = {"ResNet-50, 224 px": ResNetConfig(), EMBEDDED: None}
 
 
-def generator_checkpoint(case: str) -> Checkpoint[GeneratorConfig]:
-    """Random weights: speed does not depend on them; the embedded case has its own. In float64 scale 1 keeps activations finite:
+def generator_checkpoint(case: str, config: GeneratorConfig | None) -> Checkpoint[GeneratorConfig]:
+    """Random weights: speed does not depend on them; without a config the embedded ones. In float64 scale 1 keeps activations finite:
     residual blocks add, norms scale down."""
-    config = GENERATORS[case]
     if config is None:
         return read_generator(EMBEDDED)
     torch.manual_seed(0)
@@ -103,7 +102,7 @@ class Models:
 def load_models(case: str, device: torch.device) -> Models:
     """In float32 on the CPU, float16 on CUDA."""
     dtype = torch.float16 if device.type == "cuda" else torch.float32
-    of_generator = generator_checkpoint(case)
+    of_generator = generator_checkpoint(case, GENERATORS[case])
     # The features that it was trained with; a generator with random weights has those of a ResNet-50 with random weights.
     of_extractor = extractor_checkpoint(EMBEDDED if case == EMBEDDED else "ResNet-50, 224 px")
     generator, extractor = EagerGenerator(fold(of_generator)), EagerExtractor(fold_trunk(of_extractor))
