@@ -25,6 +25,7 @@ FLOORS = {
     "training": 10,
     "evaluate": 11,
     "recipes": 12,
+    "bench": 12,
     "cli": 13,
 }
 MODULES = sorted(p for p in (ROOT / "dali_icgan").rglob("*.py") if p != ROOT / "dali_icgan" / "__init__.py")

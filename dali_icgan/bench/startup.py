@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from dali_icgan.data import as_samples
+from dali_icgan.data.decode import require_dali
 from dali_icgan.data.folder_cache import CACHE
 from dali_icgan.data.folder_index import SETTLED_NS
 from dali_icgan.data.order import ShardedOrder
@@ -36,6 +37,7 @@ BATCH_SIZE = 64
 _READ_FIRST = 16  # batches whose files are there; a loader looks less far ahead
 _LINKS = 50_000  # to one file: ext4 allows 65,000
 _IN_TAR = 16
+_MODULE = "dali_icgan.bench.startup"  # __name__ is not it where it is run
 
 
 def prepare(source: str, entries: int, folder: Path) -> None:
@@ -73,8 +75,7 @@ def measure(source: str, entries: int, folder: Path) -> dict[str, Any]:
         it; ``memory_mb``: how far resident memory rose at most meanwhile, beyond imports and the caller's list; ``per_entry_bytes``: what
         the loader's view of the dataset keeps allocated, by entry, by tracemalloc.
     """
-    import nvidia.dali.fn  # noqa: F401  (the loader imports it when it is made)
-
+    require_dali()  # imported when a loader is made
     dataset: Any = str(folder / ("shards" if source == "shards" else "files"))
     if source == "list":
         dataset = [
@@ -113,7 +114,7 @@ def measure_apart(source: str, entries: int, folder: Path) -> dict[str, Any]:
     """:func:`prepare` here, then :func:`measure` in a process of its own."""
     prepare(source, entries, folder)
     done = subprocess.run(
-        [sys.executable, "-m", __name__, "--measure", source, "--entries", str(entries), "--scratch", str(folder)],
+        [sys.executable, "-m", _MODULE, "--measure", source, "--entries", str(entries), "--scratch", str(folder)],
         stdout=subprocess.PIPE,
         check=True,
     )

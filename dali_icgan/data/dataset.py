@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import itertools
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from dali_icgan.data.shards import ShardMember, ShardMembers, is_shard_folder, o
 Source = str | bytes | ShardMember
 
 _CHUNK = 1 << 14  # entries that are looked at together
+_FIRST, _SECOND = operator.itemgetter(0), operator.itemgetter(1)
 
 
 @dataclass(eq=False)
@@ -124,7 +126,7 @@ def as_samples(dataset: Any) -> Samples:
     elif hasattr(dataset, "samples"):
         samples = _from_torchvision(dataset)
     elif isinstance(dataset, Sequence):
-        samples = _from_pairs(dataset, len(dataset), "dataset")
+        samples = _from_pairs(dataset, "dataset")
     else:
         raise TypeError(
             "dataset must be a folder, a list of (path or bytes, label), a dataset with `samples` such as torchvision's ImageFolder, "
@@ -188,41 +190,38 @@ def _from_folder(folder: str) -> Samples:
     return Samples(found.paths, found.labels, os.path.abspath(folder), found.classes, folder)
 
 
-def _from_pairs(pairs: Iterable[Any], count: int, name: str, root: str | None = None) -> Samples:
+def _from_pairs(pairs: Iterable[Any], name: str, root: str | None = None) -> Samples:
     sources: list[Source] = []
-    labels = np.empty(count, np.int64)
+    labels = [np.empty(0, np.int64)]
     rest = iter(pairs)
     while chunk := list(itertools.islice(rest, _CHUNK)):
-        begin = len(sources)
         if not _plain(chunk):
-            chunk = [_checked(pair, f"{name}[{begin + i}]") for i, pair in enumerate(chunk)]
-        some, targets = zip(*chunk, strict=True)
-        sources += some
-        labels[begin : len(sources)] = targets
+            chunk = [_checked(pair, f"{name}[{i}]") for i, pair in enumerate(chunk, len(sources))]
+        sources += map(os.fspath, map(_FIRST, chunk))
+        labels.append(np.fromiter(map(_SECOND, chunk), np.int64, len(chunk)))
     if root is None:
         folders = {source[: source.rfind("/") + 1] for source in sources if isinstance(source, str)}
         root = os.path.commonpath({os.path.abspath(folder) for folder in folders}) if folders else None
-    return Samples(sources, labels, root, name=name)
+    return Samples(sources, np.concatenate(labels), root, name=name)
 
 
 def _plain(pairs: list[Any]) -> bool:
-    """Whether all are tuples of a path and a label and nothing else, as nearly all are: seen without a look at each."""
-    if set(map(type, pairs)) != {tuple} or set(map(len, pairs)) != {2}:
+    """Whether all are a path and a label and nothing else, as nearly all are: seen without a look at each."""
+    if not set(map(type, pairs)) <= {tuple, list} or set(map(len, pairs)) != {2}:
         return False
-    return all(
-        set(map(type, column)) == {kind} for column, kind in zip(zip(*pairs, strict=True), (str, int), strict=True)
+    paths, labels = set(map(type, map(_FIRST, pairs))), set(map(type, map(_SECOND, pairs)))
+    return all(issubclass(kind, (str, os.PathLike)) for kind in paths) and all(
+        issubclass(kind, (int, np.integer)) and kind is not bool for kind in labels
     )
 
 
-def _checked(pair: Any, name: str) -> tuple[Source, int]:
+def _checked(pair: Any, name: str) -> tuple[str | bytes | os.PathLike[str], int]:
     if not isinstance(pair, Sequence) or len(pair) != 2 or isinstance(pair, (str, bytes)):
         raise TypeError(f"{name} must be (path or bytes, label), got {_short(pair)}")
     source, label = pair
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = bytes(source)
-    elif isinstance(source, (str, os.PathLike)):
-        source = os.fspath(source)
-    else:
+    elif not isinstance(source, (str, os.PathLike)):
         raise TypeError(f"{name} must begin with a path or bytes, got {type(source).__name__}")
     return source, _integer(label, name)
 
@@ -251,7 +250,7 @@ def _from_torchvision(dataset: Any) -> Samples:
     if target is not None:
         pairs = ((path, target(label)) for path, label in pairs)
     root = getattr(dataset, "root", None)
-    samples = _from_pairs(pairs, len(dataset.samples), kind, None if root is None else os.path.abspath(os.fspath(root)))
+    samples = _from_pairs(pairs, kind, None if root is None else os.path.abspath(os.fspath(root)))
     samples.classes = list(dataset.classes) if target is None and hasattr(dataset, "classes") else None
     samples.name = f"{kind}({root})" if root is not None else kind
     return samples

@@ -1,9 +1,14 @@
+import hashlib
+import os
+import tracemalloc
+from pathlib import Path
+
 import numpy as np
 import pytest
 from torch.utils.data import ConcatDataset, Subset
 from torchvision.datasets import ImageFolder
 
-from dali_icgan.data import Samples, as_samples
+from dali_icgan.data import Samples, as_samples, dataset
 from tests.photos import jpeg, make_folder, patch
 
 
@@ -67,6 +72,99 @@ def test_the_fingerprint_sees_order_labels_and_names(folder):
     assert one == as_samples(list(pairs)).fingerprint
     assert one != as_samples(pairs[::-1]).fingerprint
     assert one != as_samples([(path, label + 1) for path, label in pairs]).fingerprint
+
+
+@pytest.mark.parametrize("root", ["/data", "/data/", "/", "/data/deep/er", "/datas"])
+def test_a_key_is_the_path_as_it_is_written_below_the_root(root, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    paths = [
+        "/data/a/1.jpg",
+        "/data/a/2.jpg",
+        "/data//b/1.jpg",
+        "/data/a/../c/1.jpg",
+        "/data/1.jpg",
+        "/1.jpg",
+        "/data/a/..",
+    ]
+    paths += ["a/1.jpg", "1.jpg", "../1.jpg", "./a/./1.jpg", "/data/a/", "/data/deep/er/1.jpg", "/datas/1.jpg"]
+    prefix = os.path.join(root, "")
+    expected = [
+        path.removeprefix(prefix) if path.startswith(prefix) else os.path.relpath(os.path.abspath(path), root)
+        for path in paths
+    ]
+    assert Samples(paths, np.zeros(len(paths), np.int64), root).keys == expected
+
+
+@pytest.mark.parametrize("paths", [["/1.jpg", "/a/1.jpg"], ["1.jpg"], ["a/b/1.jpg", "a/c/1.jpg"], ["/a/b/../1.jpg"]])
+def test_the_root_of_a_list_holds_all_of_its_folders(paths):
+    folders = {os.path.dirname(os.path.abspath(path)) for path in paths}
+    assert as_samples([(path, 0) for path in paths]).root == os.path.commonpath(folders)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 12, 100])
+def test_a_fingerprint_is_of_all_keys_and_labels(folder, monkeypatch, chunk):
+    samples = as_samples(folder)
+    digest = hashlib.sha256("\n".join(samples.keys).encode() + samples.labels.tobytes())
+    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    for given in (folder, list(ImageFolder(folder).samples)):
+        assert as_samples(given).fingerprint == digest.hexdigest()[:32]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 100])
+def test_a_list_may_mix_what_an_entry_can_be(monkeypatch, chunk):
+    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    pairs = [("a/1.jpg", 1), [Path("a/2.jpg"), np.int32(2)], (b"3", np.uint64(3)), (memoryview(b"4"), 4), ("5.jpg", 5)]
+    samples = as_samples(pairs)
+    assert list(samples.sources) == ["a/1.jpg", "a/2.jpg", b"3", b"4", "5.jpg"]
+    assert samples.labels.tolist() == [1, 2, 3, 4, 5]
+    with pytest.raises(TypeError, match=r"dataset\[5\] must have an integer label, got True"):
+        as_samples([*pairs, ("6.jpg", True)])
+    with pytest.raises(TypeError, match=r"dataset\[5\] must be \(path or bytes, label\), got 6"):
+        as_samples([*pairs, 6])
+
+
+def held(make):
+    """What making something leaves allocated, and takes at most, in bytes."""
+    tracemalloc.start()
+    try:
+        made = make()
+        now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert made is not None
+    return now, peak
+
+
+def test_a_list_of_a_million_makes_no_object_an_entry():
+    pairs = [(f"photos/{i // 1000}/{i}.jpg", i // 1000) for i in range(10**6)]
+    now, peak = held(lambda: as_samples(pairs))
+    assert now < 20 * len(pairs)  # a reference and a label
+    assert peak < 40 * len(pairs)
+    samples = as_samples(pairs[: 10**5])
+    now, _ = held(lambda: as_samples(Subset(samples, range(0, 10**5, 2))))
+    assert now < 20 * 10**5 / 2
+    _, peak = held(lambda: samples.fingerprint)
+    assert peak < 40 * 10**5
+
+
+def test_a_folder_of_many_makes_no_object_an_entry(tmp_path, monkeypatch):
+    monkeypatch.setenv("DALI_ICGAN_CACHE", str(tmp_path / "cache"))
+    n, classes = 10**5, 20
+    for label in range(classes):
+        here = tmp_path / "photos" / f"{label:03d}"
+        here.mkdir(parents=True)
+        (here / f"{label:08d}.jpg").touch()
+        for i in range(label + classes, n, classes):
+            os.link(here / f"{label:08d}.jpg", here / f"{i:08d}.jpg")  # cheaper than a file
+    name = len("00000000.jpg") + 1
+    for _ in ("listed", "listed before"):
+        now, peak = held(lambda: as_samples(tmp_path / "photos"))
+        assert now < (name + 24) * n  # where it begins, its folder, its label
+        assert peak < 4 * (name + 24) * n
+    samples = as_samples(tmp_path / "photos")
+    assert samples.path(n - 1) == str(tmp_path / "photos" / "019" / "00099999.jpg")
+    now, _ = held(lambda: as_samples(Subset(samples, range(0, n, 2))))
+    assert now < 24 * n / 2
 
 
 def test_target_transform_is_applied(folder):

@@ -32,4 +32,5 @@ DOMAINS: tuple[str, ...] = (
     "run_folder",
     "shard_tar",
     "shard_index",
+    "folder_cache",
 )
