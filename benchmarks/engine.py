@@ -17,43 +17,17 @@ from pathlib import Path
 
 import torch
 from common import emit, environment, raise_allocator_thresholds, summary, windows
-from eager import EagerGenerator
 from torch import Tensor
 from torch.nn import functional as F
 
+from dali_icgan.bench.eager import EagerGenerator
+from dali_icgan.bench.models import GENERATORS, generator_checkpoint
 from dali_icgan.engine.folding import fold
 from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.generator import Generator
 from dali_icgan.engine.placement import resolve
-from dali_icgan.models.checkpoint import Checkpoint, read_generator
-from dali_icgan.models.generator import GeneratorConfig, ICGenerator
+from dali_icgan.models.generator import GeneratorConfig
 from dali_icgan.ops.instructions import instruction_sets
-
-CASES = {
-    "256 px, channels 64": GeneratorConfig(256, 64, z_chunk=17, attention=(64,)),
-    "256 px, channels 96": GeneratorConfig(256, 96, z_chunk=17, attention=(64,)),
-    "64 px, channels 64": GeneratorConfig(64, 64, z_chunk=20, attention=(32,)),
-    "embedded": None,
-}
-
-
-def checkpoint(case: str, config: GeneratorConfig | None) -> Checkpoint[GeneratorConfig]:
-    """Random weights: speed does not depend on them; without a config the embedded ones. In float64 scale 1 keeps activations finite:
-    residual blocks add, norms scale down."""
-    if config is None:
-        return read_generator("embedded")
-    torch.manual_seed(0)
-    tensors = ICGenerator(config, "meta").to_empty(device="cpu").state_dict()
-    for name, tensor in tensors.items():
-        if name.endswith(("stored_var", "sv0", "output_layer.0.gain")):
-            tensor.fill_(1)
-        elif name.endswith("gamma"):
-            tensor.fill_(0.5)
-        elif name.endswith("stored_mean") or (name.endswith(".bias") and tensor.ndim == 1):
-            tensor.zero_()
-        else:
-            tensor.normal_()
-    return Checkpoint("generator", config, tensors, source=case, trained=False)
 
 
 def inputs(config: GeneratorConfig, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -64,7 +38,7 @@ def inputs(config: GeneratorConfig, n: int, device: torch.device) -> tuple[Tenso
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), help="default: all but channels 96 (on CUDA: all)")
+    parser.add_argument("--case", choices=list(GENERATORS), help="default: all but channels 96 (on CUDA: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32, on CUDA float16")
     parser.add_argument("--batch-size", type=int, help="default: 8, on CUDA 64")
@@ -83,13 +57,13 @@ def main() -> None:
     if on_cpu and not held and "avx512" in instruction_sets():
         parser.error("the peers must be held to the same instructions: see the last command above")
     n = given.batch_size or (8 if on_cpu else 64)
-    cases = [given.case] if given.case else [case for case in CASES if not on_cpu or case != "256 px, channels 96"]
+    cases = [given.case] if given.case else [case for case in GENERATORS if not on_cpu or case != "256 px, channels 96"]
     for case in cases:
         contest(case, device, dtype, n, given)
 
 
 def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: argparse.Namespace) -> None:
-    found = checkpoint(case, CASES[case])
+    found = generator_checkpoint(case, GENERATORS[case])
     z, h = inputs(found.config, n, device)
     ours = Generator(found, device, dtype)
     exact = EagerGenerator(fold(found)).eval()

@@ -16,36 +16,20 @@ from pathlib import Path
 
 import torch
 from common import emit, environment, raise_allocator_thresholds, summary, windows
-from eager import EagerExtractor
 from torch import Tensor
 from torch.nn import functional as F
 
+from dali_icgan.bench.eager import EagerExtractor
+from dali_icgan.bench.models import EXTRACTORS, extractor_checkpoint
 from dali_icgan.engine.extractor import Extractor
 from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.trunk_folding import fold_trunk
-from dali_icgan.models.checkpoint import Checkpoint, read_extractor
-from dali_icgan.models.resnet import ResNet, ResNetConfig
 from dali_icgan.ops.instructions import instruction_sets
-
-CASES = {"ResNet-50, 224 px": ResNetConfig(), "embedded": None}
-
-
-def checkpoint(case: str) -> Checkpoint[ResNetConfig]:
-    """Random weights: speed does not depend on them. He's initialisation keeps activations finite; the last norm of a block halves."""
-    config = CASES[case]
-    if config is None:
-        return read_extractor("embedded")
-    torch.manual_seed(0)
-    tensors = ResNet(config).state_dict()
-    for name, tensor in tensors.items():
-        if name.endswith("bn3.weight"):
-            tensor.fill_(0.5)
-    return Checkpoint("extractor", config, tensors, source=case, trained=False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--case", choices=list(CASES), help="default: all")
+    parser.add_argument("--case", choices=list(EXTRACTORS), help="default: all")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32, on CUDA float16")
     parser.add_argument("--batch-size", type=int, help="default: 8, on CUDA 64")
@@ -63,12 +47,12 @@ def main() -> None:
     held = (given.instructions == "avx2") == (os.environ.get("ONEDNN_MAX_CPU_ISA") == "AVX2")
     if on_cpu and not held and "avx512" in instruction_sets():
         parser.error("the peers must be held to the same instructions: see the third command above")
-    for case in [given.case] if given.case else CASES:
+    for case in [given.case] if given.case else EXTRACTORS:
         contest(case, device, dtype, given.batch_size or (8 if on_cpu else 64), given)
 
 
 def contest(case: str, device: torch.device, dtype: torch.dtype, n: int, given: argparse.Namespace) -> None:
-    found = checkpoint(case)
+    found = extractor_checkpoint(case)
     side = found.config.input_size
     x = torch.randn(n, 3, side, side, generator=torch.Generator().manual_seed(1))
     x = x.contiguous(memory_format=torch.channels_last)

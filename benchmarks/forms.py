@@ -15,11 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import extractor
 import torch
 from common import emit, environment
-from engine import checkpoint
 
+from dali_icgan.bench.models import EXTRACTORS, extractor_checkpoint, generator_checkpoint
 from dali_icgan.engine.forms import SHIPPED, Forms, table_name
 from dali_icgan.engine.tuning import Measured, tune
 from dali_icgan.models.generator import GeneratorConfig
@@ -50,8 +49,10 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     name = table_name(Forms.of(torch.float32).instructions, torch.float32)
-    models = {case: lambda config=config, case=case: checkpoint(case, config) for case, config in GENERATORS.items()}
-    models |= {f"extractor: {case}": lambda case=case: extractor.checkpoint(case) for case in extractor.CASES}
+    models = {
+        case: lambda config=config, case=case: generator_checkpoint(case, config) for case, config in GENERATORS.items()
+    }
+    models |= {f"extractor: {case}": lambda case=case: extractor_checkpoint(case) for case in EXTRACTORS}
     for case, make in models.items():
         if given.case not in (None, case):
             continue

@@ -102,7 +102,8 @@ class EagerExtractor(nn.Module):
 
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(*reversed(weight.shape), dtype=weight.dtype)
+    outputs, inputs = weight.shape
+    layer = nn.Linear(inputs, outputs, dtype=weight.dtype)
     layer.weight, layer.bias = nn.Parameter(weight), nn.Parameter(bias)
     return layer
 
