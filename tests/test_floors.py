@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
     "documents": 0,
+    "spans": 0,
     "_native": 3,
     "ranks": 3,
     "ops": 4,
@@ -25,6 +26,7 @@ FLOORS = {
     "training": 10,
     "evaluate": 11,
     "recipes": 12,
+    "bench": 12,
     "cli": 13,
 }
 MODULES = sorted(p for p in (ROOT / "dali_icgan").rglob("*.py") if p != ROOT / "dali_icgan" / "__init__.py")
