@@ -127,7 +127,7 @@ def chrome_trace(spans: Iterable[Span]) -> dict[str, Any]:
             {**row, "name": "thread_sort_index", "args": {"sort_index": place}},
         ]
     for span in spans:
-        args = {"epoch": span.epoch, "batch": span.batch, "images": span.images}
+        args: dict[str, Any] = {"epoch": span.epoch, "batch": span.batch, "images": span.images}
         args["process_cpu_ms"] = round(1e3 * span.cpu, 3)
         begin, took = round(1e6 * (span.begin - start), 3), round(1e6 * (span.end - span.begin), 3)
         what = {"ph": "X", "name": span.stage, "cat": "dali_icgan", "pid": pid, "tid": span.tid}
