@@ -1,5 +1,6 @@
 """Where a loader's time goes beside its consumer, and what each stage takes of an image by itself."""
 
+import itertools
 import statistics
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -99,6 +100,9 @@ class Share:
 def timeline(loader: DataLoader, batches: int, step: Consumer | None = None) -> Timeline:
     """Consume ``batches`` of a loader, by ``step`` or by nothing, after those that it takes to get going.
 
+    Args:
+        loader: of one view, without ``return_info``; its passes are of epoch 0, 1, ...
+
     Raises:
         ValueError: the loader has no batch.
     """
@@ -110,10 +114,10 @@ def timeline(loader: DataLoader, batches: int, step: Consumer | None = None) -> 
             if number == warm_up:
                 _wait_for(loader.device)
                 begin, cpu = perf_counter(), process_time()
-            batch, labels = next(given)
+            epoch, place, batch, labels = next(given)
             images += len(labels) if number >= warm_up else 0
             if step is not None:
-                with span(STEP, spans[-1].epoch if spans else 0, number) as taken:
+                with span(STEP, epoch, place) as taken:
                     taken.images = len(labels)
                     step(batch, labels)
         _wait_for(loader.device)
@@ -122,13 +126,14 @@ def timeline(loader: DataLoader, batches: int, step: Consumer | None = None) -> 
     return Timeline(spans, begin, end, images, cpu, threading.current_thread().name)
 
 
-def _endless(loader: DataLoader) -> Generator[tuple[Tensor, Tensor], None, None]:
-    while True:
-        empty = True
-        for images, labels in loader:
-            empty = False
-            yield images, labels
-        if empty:
+def _endless(loader: DataLoader) -> Generator[tuple[int, int, Tensor, Tensor], None, None]:
+    """(epoch, number of the batch, images, labels), pass after pass."""
+    for epoch in itertools.count():
+        loader.set_epoch(epoch)
+        number = -1
+        for number, (images, labels) in enumerate(loader):
+            yield epoch, number, images, labels
+        if number < 0:
             raise ValueError("the loader must have a batch, got none")
 
 
