@@ -25,6 +25,7 @@ from typing import Any
 from dali_icgan.bench.results import OURS, Record, distinct
 
 STAGES = ("read", "decode", "generate", "assemble")
+_OF_GENERATIONS = ("generate", "assemble")  # stages whose "case" is a generator
 MEDIAN, LEAST, MOST = "median", "least", "most"
 TRAINING, CORES, STORAGE, GPU = "training", "cores", "storage", "GPU"
 
@@ -180,22 +181,18 @@ def _alone(cost: _Cost, cores: int, which: str) -> float:
 
 
 def _cost(stages: Sequence[Record], stage: str, made: bool, target: Target) -> _Cost:
-    found = [each for each in stages if each["stage"] == stage and (each.get("case") is not None) == made]
+    """Of a stage, for generations or for photographs where it was measured for them apart."""
+    of_stage = [each for each in stages if each["stage"] == stage]
+    found = [each for each in of_stage if stage != "assemble" or (each.get("case") is not None) == made] or of_stage
     if not found:
-        kind = " of generations" if made else ""
-        raise ValueError(f'rates must hold the stage "{stage}"{kind}, which p = {target.p:g} needs, got none')
-    fewer = [each for each in found if each["threads"] <= target.cores]
-    threads = max(each["threads"] for each in fewer) if fewer else min(each["threads"] for each in found)
-    chosen_ones = [each for each in found if each["threads"] == threads]
-    wall = [w for each in chosen_ones for w in each.get("windows") or [each["seconds_per_image"]]]
-    cpu = [w for each in chosen_ones for w in each.get("cpu_windows") or [each.get("cpu_s_per_image") or each["seconds_per_image"]]]  # fmt: skip
-    return _Cost(
-        _spread(wall),
-        _spread(cpu),
-        threads,
-        str(found[0]["device"]).startswith("cuda"),
-        statistics.fmean(each.get("bytes_per_image") or 0.0 for each in chosen_ones),
-    )
+        raise ValueError(f'rates must hold the stage "{stage}", which p = {target.p:g} needs, got none')
+    fewer = [each["threads"] for each in found if each["threads"] <= target.cores]
+    threads = max(fewer) if fewer else min(each["threads"] for each in found)
+    found = [each for each in found if each["threads"] == threads]
+    wall = [w for each in found for w in each.get("windows") or [each["seconds_per_image"]]]
+    cpu = [w for each in found for w in each.get("cpu_windows") or [each.get("cpu_s_per_image") or each["seconds_per_image"]]]  # fmt: skip
+    size = statistics.fmean(each.get("bytes_per_image") or 0.0 for each in found) if stage == "read" else 0.0
+    return _Cost(_spread(wall), _spread(cpu), threads, str(found[0]["device"]).startswith("cuda"), size)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
@@ -215,10 +212,10 @@ def chosen(records: Iterable[Record], size: int | None = None, case: str | None 
     stages = [each for each in records if each["kind"] == "stage"]
     size = _only("size", size, [value for (value,) in distinct(stages, "size")])
     stages = [each for each in stages if each["size"] == size]
-    cases = [value for (value,) in distinct(stages, "case") if value is not None]
+    cases = [each.get("case") for each in stages if each["stage"] == "generate"]
     if case is not None or cases:
-        case = _only("case", case, cases)
-    return [each for each in stages if each.get("case") in (None, case)]
+        case = _only("case", case, list(dict.fromkeys(cases)))
+    return [each for each in stages if each["stage"] not in _OF_GENERATIONS or each.get("case") in (None, case)]
 
 
 def _only(name: str, asked: Any, there: Sequence[Any]) -> Any:
@@ -259,7 +256,7 @@ def check(records: Sequence[Record]) -> list[Checked]:
         ValueError: there is none.
     """
     found, sizes = [], {each["size"] for each in records if each["kind"] == "stage"}
-    cases = {each["case"] for each in records if each["kind"] == "stage" and each.get("case") is not None}
+    cases = {each.get("case") for each in records if each["kind"] == "stage" and each["stage"] == "generate"}
     for each in records:
         if each["kind"] not in ("throughput", TRAINING) or each["peer"] != OURS or each["size"] not in sizes:
             continue
@@ -269,7 +266,8 @@ def check(records: Sequence[Record]) -> list[Checked]:
             continue
         if each["device"] != "cpu" or (trains and not _steps(records, each)):
             continue
-        stages = chosen(records, each["size"], case) if case else _photographs(records, each["size"])
+        stages = [r for r in records if r["kind"] == "stage" and r["size"] == each["size"]]
+        stages = chosen(stages, case=case) if case else [r for r in stages if r["stage"] != "generate"]
         target = Target(cores=each["threads"], p=each["p"], train_here=trains)
         words = [f"p = {each['p']:g}", *([case] if case else []), f"{each['size']} px", f"{each['threads']} cores"]
         words += [str(each["allocator"])] if each.get("allocator") else []
@@ -280,10 +278,6 @@ def check(records: Sequence[Record]) -> list[Checked]:
             f"the run must hold rates of {OURS} on a CPU whose stages were measured at the same size, got none"
         )
     return found
-
-
-def _photographs(records: Sequence[Record], size: int) -> list[Record]:
-    return [each for each in records if each["kind"] == "stage" and each["size"] == size and each.get("case") is None]
 
 
 def _steps(records: Sequence[Record], training: Record) -> bool:
