@@ -103,6 +103,14 @@ def compare(old: Run, new: Run, threshold: float = THRESHOLD) -> Comparison:
     )
 
 
+def named(found: Comparison, threshold: float) -> str:
+    """The comparison in one sentence."""
+    ours = [each for each in found.changes if each.ours]
+    count = {verdict: sum(each.verdict == verdict for each in ours) for verdict in (SLOWER, FASTER, SAME, UNKNOWN)}
+    said = f"{OURS}: {count[SLOWER]} slower, {count[FASTER]} faster, {count[SAME]} within {threshold:.0%} or noise"
+    return said + (f", {count[UNKNOWN]} with too few windows" if count[UNKNOWN] else "") + f", of {len(ours)} cases."
+
+
 def interval(old: Sequence[float], new: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % of the ratio of medians, new over old, by the percentile bootstrap."""
     draws = np.random.default_rng(seed)

@@ -29,8 +29,8 @@ def rates(run: Run, axis: str) -> list[tuple[str, bytes]]:
         axes.set_ylim(len(lines) - 0.4, -0.6)
         axes.set_xlim(0, 1.1 * most)
         axes.xaxis.set_major_formatter(_PLAIN)
-        axes.set_xlabel("images/s: the median of the windows, which are the dots")
-        axes.set_title(place(lines[0]), fontsize=10, loc="left")
+        axes.set_xlabel("images/s; a dot is a window")
+        drawing.suptitle(place(lines[0]), fontsize=10, x=0.01, ha="left")
         axes.grid(axis="y", visible=False)
         drawn.append((place(lines[0]), _png(drawing)))
     return drawn
@@ -96,7 +96,8 @@ def training(run: Run) -> bytes | None:
         axes.barh(row, each["kept"], color=_colour(each), height=0.62)
         if each.get("predicted_kept") is not None:
             axes.plot([each["predicted_kept"]] * 2, [row - 0.38, row + 0.38], color="black", linewidth=2)
-        axes.text(each["kept"] + 0.012, row, f"{100 * each['kept']:.0f} %", va="center", fontsize=9)
+        label = max(each["kept"], each.get("predicted_kept") or 0) + 0.015
+        axes.text(label, row, f"{100 * each['kept']:.0f} %", va="center", fontsize=9)
     several = len(distinct(lines, "network", "size", "threads")) > 1
     names = [f"{contestant(run, each)}, p = {each['p']:g}" + (f"\n{each['network']}, {each['size']} px, {each['threads']} threads" if several else "") for each in lines]  # fmt: skip
     axes.set_yticks(range(len(lines)), names)
@@ -104,7 +105,7 @@ def training(run: Run) -> bytes | None:
     axes.set_xlim(0, max(1.12, *(each["kept"] + 0.12 for each in lines)))
     axes.axvline(1, color="black", linewidth=0.8, linestyle="--")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
-    axes.set_xlabel("speed kept beside one batch again and again; a black line: what the arithmetic leaves")
+    axes.set_xlabel("speed kept beside one batch; black: what the arithmetic leaves")
     axes.grid(axis="y", visible=False)
     return _png(drawing)
 

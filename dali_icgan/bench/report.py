@@ -110,7 +110,7 @@ def summary(run: Run) -> list[str]:
         if base is not None:
             said += f", {tables.times(tables.ratios(ours, base))} times {tables.contestant(run, base)}"
         ahead = [tables.contestant(run, each) for each in peers if tables.is_ahead(each, ours)]
-        said += f"; **behind {', '.join(ahead)}**" if ahead else f"; ahead of all {len(peers)} peers" * bool(peers)
+        said += f"; **behind {', '.join(ahead)}**" if ahead else f"; ahead of every peer ({len(peers)})" * bool(peers)
         lines.append(said)
     return ["\n".join(lines)] if lines else []
 
@@ -133,7 +133,7 @@ def peers_table(run: Run) -> str:
         for row, name in zip(rows, names, strict=True):
             each = by_peer.get(name)
             mark = f" ⚠ {tables.AHEAD}" if each is not None and tables.is_ahead(each, ours) else ""
-            row += ["", ""] if each is None else [tables.rate(tables.median(each)) + mark, tables.times(tables.ratios(each, base))]  # fmt: skip
+            row += ["", ""] if each is None else [tables.rate(tables.median(each)) + mark, "1" if each is base else tables.times(tables.ratios(each, base))]  # fmt: skip
     said = [f"{run.machine['processor']}, {run.machine['date'][:10]}, commit {run.machine.get('commit')}"]
     said += [f"{group_size(groups)}"]
     absent = [f"{each['title']} ({each['reason']})" for each in run.of("peer", installed=False) if each.get("reason")]
@@ -163,7 +163,8 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align:
 th { background: var(--soft); } td:first-child { min-width: 9rem; }
 th[style*=right], td[style*=right] { white-space: nowrap; }
 tr.ahead td { color: var(--warn); } tr.ours td { background: var(--soft); }
-img { max-width: 100%; height: auto; background: #fff; border-radius: 4px; margin: .4rem 0; }
+p:has(> img) { overflow-x: auto; }
+img { max-width: 100%; min-width: 34rem; height: auto; background: #fff; border-radius: 4px; }
 pre { overflow-x: auto; padding: .7rem; background: var(--soft); border-radius: 4px; font-size: .85rem; }
 """
 

@@ -244,9 +244,13 @@ class Checked:
     measured: list[float]
 
     @property
+    def median(self) -> float:
+        return statistics.median(self.measured)
+
+    @property
     def ratio(self) -> float:
         """Predicted over measured."""
-        return self.prediction.images_per_s / statistics.median(self.measured)
+        return self.prediction.images_per_s / self.median
 
 
 def check(records: Sequence[Record]) -> list[Checked]:

@@ -131,7 +131,12 @@ def rates(run: Run, axis: str) -> list[Table]:
             name = contestant(run, each)
             name = f"**{name}**" if each["peer"] == OURS else f"{name} ⚠ **{AHEAD}**" if is_ahead(each, ours) else name
             low, high = min(each["images_per_s"]), max(each["images_per_s"])
-            row = [name, f"**{rate(median(each))}**", f"{rate(low)} to {rate(high)}", times(ratios(each, base))]
+            row = [
+                name,
+                f"**{rate(median(each))}**",
+                f"{rate(low)} to {rate(high)}" if high > low else "",
+                "1" if each is base else times(ratios(each, base)),
+            ]
             row += ["" if each.get(cost) is None else how(each[cost]) for cost, (_, how) in costs.items()]
             if one_off:
                 row.append("" if each.get("one_off_s") is None else f"{each['one_off_images']:,} images, {each['one_off_s']:.3g} s")  # fmt: skip
@@ -235,14 +240,17 @@ def stages(run: Run) -> list[Table]:
         cells = [f"{each['size']}", f"{each['threads']}", f"{1e3 * each['seconds_per_image']:.3g}"]
         rows.append([each["stage"], each.get("case") or "", *cells, "" if cpu is None else f"{1e3 * cpu:.3g}"])
     head = ["stage", "of", "px", "threads", "ms an image", "CPU ms an image"]
-    return [Table("Stages by themselves", head, rows, words=2)] if rows else []
+    return [Table("An image in each stage by itself", head, rows, words=2)] if rows else []
 
 
 def machine(run: Run) -> list[tuple[str, str]]:
     """Where it was measured, as (name, value)."""
     facts: dict[str, Any] = run.machine
     names = ("date", "processor", "cores", "cpu_mhz", "memory_mb", "gpu", "gpu_clocks", "commit", "version", "data", "images", "files", "megapixels", "mean_kb", "instructions")  # fmt: skip
-    found = [(name.replace("_", " "), str(facts[name])) for name in names if facts.get(name) is not None]
+    units = {"cpu_mhz": "clock, MHz", "memory_mb": "memory, MB", "mean_kb": "mean file, KB"}
+    found = [
+        (units.get(name, name.replace("_", " ")), str(facts[name])) for name in names if facts.get(name) is not None
+    ]
     wide = [flag for flag in facts.get("cpu_flags") or [] if flag.startswith(("avx", "fma", "amx", "sse4"))]
     found += [("instructions it has", " ".join(wide))] if wide else []
     versions = facts.get("versions") or {}

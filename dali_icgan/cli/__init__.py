@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from dali_icgan.cli.bench import app as benchmarks
 from dali_icgan.cli.evaluate import app as evaluations
 
 _CALLERS_MISTAKES = (ValueError, TypeError, LookupError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -439,6 +440,7 @@ def doctor_command(
 
 
 app.add_typer(evaluations, name="evaluate")
+app.add_typer(benchmarks, name="bench")
 
 
 def main() -> None:
