@@ -124,7 +124,7 @@ def peers_table(run: Run) -> str:
     if not groups:
         raise ValueError(f"{run.folder} must hold rates of peers, got none")
     names = list(dict.fromkeys((each["peer"]) for group in groups[::-1] for each in group))
-    head, rows = ["photographs, p = 0"], [[f"**{n}**" if n == OURS else run.title(n)] for n in names]
+    head, rows = ["photographs, p = 0"], [[f"**{n}**" if n == OURS else tables.plain(run.title(n))] for n in names]
     for group in groups:
         base, by_peer = tables.baseline(group), {each["peer"]: each for each in group}
         ours = by_peer.get(OURS)
@@ -134,9 +134,13 @@ def peers_table(run: Run) -> str:
             each = by_peer.get(name)
             mark = f" ⚠ {tables.AHEAD}" if each is not None and tables.is_ahead(each, ours) else ""
             row += ["", ""] if each is None else [tables.rate(tables.median(each)) + mark, "1" if each is base else tables.times(tables.ratios(each, base))]  # fmt: skip
-    said = [f"{run.machine['processor']}, {run.machine['date'][:10]}, commit {run.machine.get('commit')}"]
+    said = [f"{tables.plain(run.machine['processor'])}, {run.machine['date'][:10]}, commit {run.machine.get('commit')}"]
     said += [f"{group_size(groups)}"]
-    absent = [f"{each['title']} ({each['reason']})" for each in run.of("peer", installed=False) if each.get("reason")]
+    absent = [
+        tables.plain(f"{each['title']} ({each['reason']})")
+        for each in run.of("peer", installed=False)
+        if each.get("reason")
+    ]
     note = f"Medians of alternating windows, ratios' range in brackets; {'; '.join(said)}."
     if absent:
         note += f" Not measured: {', '.join(absent)}."

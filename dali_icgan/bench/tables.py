@@ -1,5 +1,6 @@
 """What a run's report says in tables: every number is of a record."""
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class Table:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def plain(text: Any) -> str:
+    """Somebody else's words, in which nothing is Markdown; "" of None."""
+    return "" if text is None else re.sub(r"([\\\\`*<>\[\]])", r"\\\1", str(text))
 
 
 def rate(value: float) -> str:
@@ -100,7 +106,7 @@ def place(record: Record) -> str:
 
 def contestant(run: Run, record: Record) -> str:
     """Who a line is of, in words: the loader and what generates behind it."""
-    said = run.title(record["peer"])
+    said = plain(run.title(record["peer"]))
     if record["peer"] != OURS and record["p"]:
         generator = record.get("generator") or "none"
         said += f" + {generator}" if generator != "eager" else " + eager generator"
@@ -203,9 +209,12 @@ def startup(run: Run) -> list[Table]:
 
 def missing(run: Run) -> list[Table]:
     """Peers that were not measured, and why."""
-    rows = [[str(each["title"]), each.get("reason") or ""] for each in run.of("peer", installed=False)]
+    rows = [[plain(each["title"]), plain(each.get("reason"))] for each in run.of("peer", installed=False)]
     rows += [
-        [run.title(each["peer"]), f"delivers something else: {each.get('note') or 'pixels or boxes differ'}"]
+        [
+            plain(run.title(each["peer"])),
+            f"delivers something else: {plain(each.get('note') or 'pixels or boxes differ')}",
+        ]
         for each in run.of("contract", accepted=False)
     ]
     return [Table("Not measured", ["peer", "why"], rows, words=2)] if rows else []
@@ -218,17 +227,15 @@ def contract(run: Run) -> list[Table]:
         levels = ["" if each.get(name) is None else f"{each[name]:.3g}" for name in ("largest_levels", "mean_levels")]
         boxes = {None: "", True: "yes", False: "no"}[each.get("same_boxes")]
         verdict = "yes" if each["accepted"] else "**no**"
-        name = run.title(each["peer"])
-        rows.append(
-            [name, each.get("generator") or "", boxes, verdict, each.get("note") or "", f"{each['p']:g}", *levels]
-        )
+        name, generator, note = plain(run.title(each["peer"])), plain(each.get("generator")), plain(each.get("note"))
+        rows.append([name, generator, boxes, verdict, note, f"{each['p']:g}", *levels])
     head = ["peer", "generator", "same boxes", "accepted", "note", "p", "largest difference", "mean difference"]
     return [Table("Differences to DataLoader + PIL, in levels of 255", head, rows, words=5)] if rows else []
 
 
 def settings(run: Run) -> list[Table]:
     """How each peer was set."""
-    rows = [[str(each["title"]), each.get("version") or "", each.get("settings") or ""] for each in run.of("peer", installed=True)]  # fmt: skip
+    rows = [[plain(each.get(name)) for name in ("title", "version", "settings")] for each in run.of("peer", installed=True)]  # fmt: skip
     return [Table("Settings", ["peer", "version", "settings"], rows, words=3)] if rows else []
 
 
@@ -249,10 +256,10 @@ def machine(run: Run) -> list[tuple[str, str]]:
     names = ("date", "processor", "cores", "cpu_mhz", "memory_mb", "gpu", "gpu_clocks", "commit", "version", "data", "images", "files", "megapixels", "mean_kb", "instructions")  # fmt: skip
     units = {"cpu_mhz": "clock, MHz", "memory_mb": "memory, MB", "mean_kb": "mean file, KB"}
     found = [
-        (units.get(name, name.replace("_", " ")), str(facts[name])) for name in names if facts.get(name) is not None
+        (units.get(name, name.replace("_", " ")), plain(facts[name])) for name in names if facts.get(name) is not None
     ]
     wide = [flag for flag in facts.get("cpu_flags") or [] if flag.startswith(("avx", "fma", "amx", "sse4"))]
     found += [("instructions it has", " ".join(wide))] if wide else []
     versions = facts.get("versions") or {}
-    said = ", ".join(f"{name} {version}" for name, version in versions.items() if version is not None)
+    said = plain(", ".join(f"{name} {version}" for name, version in versions.items() if version is not None))
     return [*found, *([("versions", said)] if said else [])]
