@@ -24,6 +24,7 @@ from dali_icgan.data.order import EpochOrder
 from dali_icgan.data.read import Encoded, Reader
 from dali_icgan.data.workers import Background
 from dali_icgan.errors import DecodeError
+from dali_icgan.spans import span
 
 Rows = npt.NDArray[np.int64]
 # With nothing readable among so many, the folder is wrong, not the files.
@@ -63,6 +64,7 @@ class Batch:
 
     Attributes:
         order, position: where the rows stand in the epoch; None for a replay.
+        number: which batch of the pass it is; -1 for a replay.
         distance: ``[n]``, how many positions on each row's substitute stands; 0: it is itself.
         own_fetch: ``[n]``, the fetch of the row's own image; -1: not needed.
         view_fetch: a view: ``[n]``, the fetch that the row shows; -1: a generation.
@@ -79,6 +81,7 @@ class Batch:
     repeat: Rows
     views: range
     distance: Rows
+    number: int = -1
     decisions: list[Decision] = field(default_factory=list)
     own_fetch: Rows = field(init=False)
     view_fetch: list[Rows] = field(init=False)
@@ -214,7 +217,7 @@ class Engine(Background):
                 return
             position, index, repeat = rows
             planned = self._planned(
-                Batch(epoch, order, position, index, repeat, range(self._views), np.zeros_like(position))
+                Batch(epoch, order, position, index, repeat, range(self._views), np.zeros_like(position), number)
             )
             if self._generation is not None:
                 self._generation.expect()
@@ -222,13 +225,25 @@ class Engine(Background):
 
     def read(self, batch: Batch) -> Batch:
         """The files that a batch needs; unreadable samples are substituted; generations that need no image begin."""
-        with self._asking(batch, last=self._augment is not None and not self._augment.needs_own_image):
-            return self._read(batch)
+        with (
+            self._asking(batch, last=self._augment is not None and not self._augment.needs_own_image),
+            span("read", batch.epoch, batch.number) as taken,
+        ):
+            self._read(batch)
+            taken.images = len(batch.fetched)
+        return batch
 
     def decode(self, batch: Batch) -> Batch:
         """The pixels that a batch needs, of each image just the region that its crops cover; the other generations begin."""
-        with self._asking(batch, last=True), torch.no_grad(), torch.cuda.stream(self._stream):
-            return self._decode(batch)
+        with (
+            self._asking(batch, last=True),
+            torch.no_grad(),
+            torch.cuda.stream(self._stream),
+            span("decode", batch.epoch, batch.number) as taken,
+        ):
+            self._decode(batch)
+            taken.images = len(batch.fetched)
+        return batch
 
     @contextlib.contextmanager
     def _asking(self, batch: Batch, last: bool) -> Iterator[None]:
@@ -244,7 +259,7 @@ class Engine(Background):
             batch.asked = True
             generation.arrived()
 
-    def _read(self, batch: Batch) -> Batch:
+    def _read(self, batch: Batch) -> None:
         rows = np.flatnonzero(self._needs_own(batch))
         for row, item in zip(rows, self._reader.read(batch.index[rows].tolist()), strict=True):
             if isinstance(item, DecodeError):
@@ -266,9 +281,8 @@ class Engine(Background):
                 self._take_neighbour(batch, place, v, item)
         if self._augment is not None and not self._augment.needs_own_image:
             self._generate(batch)
-        return batch
 
-    def _decode(self, batch: Batch) -> Batch:
+    def _decode(self, batch: Batch) -> None:
         while True:
             regions = self._place(batch)
             waiting = [f for f in batch.live() if batch.pixels[f] is None]
@@ -292,12 +306,16 @@ class Engine(Background):
                     self._substitute(batch, row, DecodeError(self.samples.path(index), index, reason))
         if self._augment is not None:
             self._generate(batch)
-        return batch
 
     def finish(self, batch: Batch) -> Delivery:
         """The finished batch: everything assembled by one kernel a view."""
         generated = self._augment.generated_transform if self._augment is not None else None
-        with torch.no_grad(), torch.cuda.stream(self._stream):
+        with (
+            torch.no_grad(),
+            torch.cuda.stream(self._stream),
+            span("assemble", batch.epoch, batch.number) as taken,
+        ):
+            taken.images = len(batch) * len(batch.views)
             place = (
                 np.cumsum([pixels is not None for pixels in batch.pixels], dtype=np.int64) - 1
             )  # of each fetch in regions
@@ -483,6 +501,7 @@ class Engine(Background):
                 decision.row[rows],
                 images,
                 self._stream.record_event() if self._stream is not None and images else None,
+                batch.number,
             )
             if batch.order is not None and self._generation is not None:
                 self._generation.submit(job)
@@ -494,7 +513,8 @@ class Engine(Background):
         generation = self._generation if batch.order is not None else None
         for rows, job in batch.jobs[v]:
             if generation is not None:
-                part = generation.wait(job)
+                with span("wait", batch.epoch, batch.number):
+                    part = generation.wait(job)
             else:
                 assert self._augment is not None
                 part = generate_rows(self._augment, [(job, np.arange(len(rows)))])

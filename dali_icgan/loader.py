@@ -25,6 +25,7 @@ from dali_icgan.engine.placement import resolve_device
 from dali_icgan.errors import DecodeError
 from dali_icgan.progress import STATE_FORMAT, STATE_KIND, Progress, check_state, restore_sampler, sampler_state
 from dali_icgan.ranks import Ranks
+from dali_icgan.spans import span
 
 log = logging.getLogger("dali_icgan")
 
@@ -601,7 +602,8 @@ class _Pass(Iterator[Any]):
         if self._progress is None:
             self._progress = self._begin()
         try:
-            delivery: Delivery = self._stages.next(loader.timeout or None)
+            with span("wait", self._progress.epoch, self._progress.delivered):
+                delivery: Delivery = self._stages.next(loader.timeout or None)
         except BaseException as error:
             self._finished = True
             self._progress.finished = isinstance(error, StopIteration)

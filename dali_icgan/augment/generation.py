@@ -12,6 +12,7 @@ import torch
 from dali_icgan.augment.operator import DAICGAN
 from dali_icgan.augment.plan import RowKeys
 from dali_icgan.data.workers import Background, join
+from dali_icgan.spans import span
 
 
 class Job:
@@ -23,6 +24,7 @@ class Job:
         bank_rows: int64 ``[n]``, whose features to use where there is a bank.
         images: uint8 HWC, one a row, to take features of where there is none.
         images_ready: on CUDA, when the images are.
+        batch: which batch of the pass they are of; -1 for a replay.
     """
 
     def __init__(
@@ -32,12 +34,14 @@ class Job:
         bank_rows: npt.NDArray[np.int64],
         images: Sequence[torch.Tensor],
         images_ready: torch.cuda.Event | None = None,
+        batch: int = -1,
     ) -> None:
         self.keys = keys
         self.y = y
         self.bank_rows = bank_rows
         self.images = images
         self.images_ready = images_ready
+        self.batch = batch
         self.made: torch.Tensor | None = None
         self.event: torch.cuda.Event | None = None
         self.left = len(keys)
@@ -197,11 +201,13 @@ class Generation(Background):
 @torch.no_grad()
 def generate_rows(augment: DAICGAN, pieces: Sequence[tuple[Job, npt.NDArray[np.int64]]]) -> torch.Tensor:
     """The generations of the given rows of jobs, one after the other: ``[n, 3, r, r]``."""
-    z = torch.cat([augment.noise(job.keys.take(rows)) for job, rows in pieces])
-    if augment.bank is not None:
-        h = augment.gather(np.concatenate([job.bank_rows[rows] for job, rows in pieces]))
-    else:
-        h = augment.features([job.images[i] for job, rows in pieces for i in rows])
     first = pieces[0][0]
-    y = None if first.y is None else np.concatenate([job.y[rows] for job, rows in pieces if job.y is not None])
-    return augment.generate(z, h, y)
+    with span("generate", first.keys.epoch, first.batch) as taken:
+        taken.images = sum(len(rows) for _, rows in pieces)
+        z = torch.cat([augment.noise(job.keys.take(rows)) for job, rows in pieces])
+        if augment.bank is not None:
+            h = augment.gather(np.concatenate([job.bank_rows[rows] for job, rows in pieces]))
+        else:
+            h = augment.features([job.images[i] for job, rows in pieces for i in rows])
+        y = None if first.y is None else np.concatenate([job.y[rows] for job, rows in pieces if job.y is not None])
+        return augment.generate(z, h, y)

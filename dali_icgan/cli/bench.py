@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
+from dali_icgan.cli import bench_results
+
 app = typer.Typer(
     invoke_without_command=True,
     help="Measure the loader on this machine beside the others that are installed, and read what was measured. See docs/benchmark.md.",
 )
-
-_SMALL = "In short"
+for _name in ("report", "compare", "profile", "simulate"):
+    app.command(_name)(getattr(bench_results, _name))
 
 
 @app.callback()
@@ -125,4 +127,6 @@ def _show(asked: Any, run: Any) -> None:
                 )
 
         path = run(asked, status.update, shown)()
-    console.print(f"[bold]{path}[/]")
+    from dali_icgan.bench.report import write_report
+
+    console.print(f"[bold]{write_report(path.parent)}[/], from {path}")
