@@ -50,8 +50,9 @@ def _entries(line: str) -> list[str]:
     entry = _ENTRY.fullmatch(line.strip()) if line.startswith("    ") else None
     if entry is None:
         return [line]
-    text = f"{(entry['remark'] or '').strip()} {entry['text']}".strip()
-    return [f"    {name}: {text}" for name in re.split(r",\s+", entry["names"])]
+    *others, last = re.split(r",\s+", entry["names"])
+    remark = f"{entry['remark'].strip()} " if entry["remark"] else ""
+    return [*(f"    {name}: {entry['text']}" for name in others), f"    {last}: {remark}{entry['text']}"]
 
 
 class Docstrings(griffe.Extension):
