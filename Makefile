@@ -40,7 +40,8 @@ faults: .venv/installed build
 soak: .venv/installed build
 	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)
 
-# docs/ as a site, with the API from docstrings: open build/site/index.html. Nothing is fetched.
+# docs/ as a site, with the API from docstrings. Nothing is fetched. Open build/site/index.html; its search needs a server:
+# python -m http.server -d build/site
 docs: .venv/installed
 	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 

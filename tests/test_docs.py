@@ -108,7 +108,9 @@ def test_links_and_pictures_are_there(page):
 # ---------------------------------------------------------------------- commands
 
 TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-(_OPTIONAL,) = re.findall(r"^\[project\.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
+(_OPTIONAL,) = re.findall(
+    r"^\[project\.optional-dependencies\]\n(.*?)^\[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL
+)
 EXTRAS = set(re.findall(r"^(\w+) = \[", _OPTIONAL, re.MULTILINE))
 
 
@@ -225,7 +227,12 @@ def names(photographs, tmp_path, monkeypatch):
         (tmp_path / folder).symlink_to(photographs)
     monkeypatch.chdir(tmp_path)
     trained = []
-    return {"di": di, "torch": torch, "trained": trained, "train_step": lambda images, labels: trained.append(images.shape)}
+    return {
+        "di": di,
+        "torch": torch,
+        "trained": trained,
+        "train_step": lambda images, labels: trained.append(images.shape),
+    }
 
 
 def run(page, names):
@@ -268,12 +275,16 @@ def test_the_study_of_the_training_page_runs(names):
     extractor = di.load_extractor("RUN/extractor.safetensors", device="cpu", resolution=generator.resolution)
     di.FeatureBank.build("TRAIN", extractor, "RUN/bank", progress=False)
     asked = []
-    run("docs/training.md", names | {
-        "size": 32,
-        "steps": 1,
-        "accuracy": {},
-        "train_your_classifier": lambda loader, seed, steps: asked.append((loader.augment is None, seed, steps)),
-    })
+    run(
+        "docs/training.md",
+        names
+        | {
+            "size": 32,
+            "steps": 1,
+            "accuracy": {},
+            "train_your_classifier": lambda loader, seed, steps: asked.append((loader.augment is None, seed, steps)),
+        },
+    )
     assert len(asked) == 5 * 7
     assert sum(none for none, _, _ in asked) == 5
 
