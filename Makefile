@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: demo test test-full build emulate sanitize fuzz faults soak lint format clean
+.PHONY: demo test test-full build emulate sanitize fuzz faults soak docs lint format clean
 
 demo: build
 	.venv/bin/dali-icgan demo
@@ -39,6 +39,11 @@ faults: .venv/installed build
 # 100,000 small batches: memory, threads and descriptors must not grow. MINUTES=... for so long instead.
 soak: .venv/installed build
 	$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES) --batches 0)
+
+# docs/ as a site, with the API from docstrings. Nothing is fetched. Open build/site/index.html; its search needs a server:
+# python -m http.server -d build/site
+docs: .venv/installed
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # Training frameworks that use the loader, each as docs/clients.md has it.
 .PHONY: test-clients

@@ -1,6 +1,6 @@
 """Every kind of file that is known to occur in real datasets, and what must become of it.
 
-``python -m tests.file_kinds`` decodes each of them and writes the table in README.md; tests/data/test_file_kinds.py asserts it.
+``python -m tests.file_kinds`` decodes each of them and writes the table in docs/loader.md; tests/data/test_file_kinds.py asserts it.
 """
 
 import io
@@ -22,7 +22,7 @@ from dali_icgan.errors import DecodeError
 from tests.photos import jpeg, patch
 
 FILES = Path(__file__).parent / "files"
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "loader.md"
 MARK = "<!-- files -->", "<!-- /files -->"
 
 PIXELS = patch("coffee", 1)[:60, :75]
@@ -349,7 +349,7 @@ def unreadable(folder: Path) -> dict[str, Path]:
 
 
 def table() -> str:
-    """The README's table, from decoding every kind now.
+    """The page's table, from decoding every kind now.
 
     Raises:
         AssertionError: a kind does not come out as it must.
@@ -385,10 +385,10 @@ def table() -> str:
 
 def main() -> None:
     """Put the table between its marks."""
-    text = README.read_text()
+    text = PAGE.read_text()
     before, rest = text.split(MARK[0])
     after = rest.split(MARK[1])[1]
-    README.write_text(f"{before}{MARK[0]}\n{table()}\n{MARK[1]}{after}")
+    PAGE.write_text(f"{before}{MARK[0]}\n{table()}\n{MARK[1]}{after}")
 
 
 if __name__ == "__main__":

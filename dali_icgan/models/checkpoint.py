@@ -99,7 +99,7 @@ def read_extractor(source: Source) -> Checkpoint[ResNetConfig]:
     """A ResNet trunk from torchvision's, SwAV's or ImageNet-LT's file, one of our own, a state dict, or ``"embedded"``.
 
     Raises:
-        As :func:`read_generator`.
+        ValueError, FileNotFoundError: as of :func:`read_generator`.
     """
     return _extractor(_open(source, "extractor"))
 

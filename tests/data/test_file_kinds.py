@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional as tv
 import dali_icgan as di
 from dali_icgan.data import ImageDecoder, as_samples
 from dali_icgan.data.read import Reader, encoded
-from tests.file_kinds import KINDS, MARK, PIXELS, README, RGB, by_pillow, encode, jpeg, rotated, table, unreadable
+from tests.file_kinds import KINDS, MARK, PAGE, PIXELS, RGB, by_pillow, encode, jpeg, rotated, table, unreadable
 
 pytestmark = pytest.mark.dali
 
@@ -141,7 +141,7 @@ def test_the_loader_by_content_not_by_name(tmp_path, batch_size, device):
 
 
 def test_the_readme_shows_these_results():
-    shown = README.read_text().split(MARK[0])[1].split(MARK[1])[0].strip()
+    shown = PAGE.read_text().split(MARK[0])[1].split(MARK[1])[0].strip()
     assert shown == table(), "python -m tests.file_kinds writes it"
 
 
@@ -283,7 +283,7 @@ def test_size_alone_costs_no_memory(tmp_path):
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=README.parent,
+        cwd=PAGE.parent,
     )
     assert done.returncode == 0, done.stderr
     usual, *others = map(int, done.stdout.split())
