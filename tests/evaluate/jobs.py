@@ -5,7 +5,9 @@ from pathlib import Path
 from dali_icgan.data import as_samples
 from dali_icgan.evaluate.model import load_model
 from dali_icgan.evaluate.rows import How, through
-from dali_icgan.evaluate.run import Invariance, Knn, evaluate_imagenet, evaluate_invariance, evaluate_probe
+from dali_icgan.evaluate.run import evaluate_imagenet
+from dali_icgan.evaluate.run_invariance import Invariance, evaluate_invariance
+from dali_icgan.evaluate.run_probe import Knn, Linear, evaluate_probe
 from dali_icgan.ranks import Ranks
 
 
