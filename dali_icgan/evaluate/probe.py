@@ -65,7 +65,7 @@ def linear_probe(
     seed: int,
     device: torch.device,
 ) -> Answers:
-    """A linear classifier on features, trained with SGD (momentum 0.9, no weight decay), the rate falling to 0 along a cosine.
+    """A linear classifier on features, trained with SGD (momentum 0.9, no weight decay), the rate falling along a cosine to a thousandth.
 
     ``lightly.utils.benchmarking.LinearClassifier``, whose settings are SimCLR's (Chen et al. 2020, arXiv 2002.05709).
 
