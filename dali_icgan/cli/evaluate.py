@@ -221,7 +221,7 @@ def invariance_command(
     exif: Exif = False,
 ) -> None:
     """Mean cosine, retrieval R@1 and firing units, for instance, viewpoint, augmentation and generation."""
-    from dali_icgan.evaluate.run import Invariance, evaluate_invariance
+    from dali_icgan.evaluate.run_invariance import Invariance, evaluate_invariance
 
     if (generator is None) != (extractor is None):
         raise typer.BadParameter("--generator and --extractor must be given together")
@@ -261,10 +261,18 @@ def linear_command(
     data: Both = None,
     train: Train = None,
     test: Test = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the features (SimCLR, arXiv 2002.05709).")] = 90,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="crops|cached",
+            help="crops: random crops and flips, anew in each pass, as papers have it; each pass costs a pass of the network over all "
+            "images. cached: features of the centre crop, computed once: quick, for other figures.",
+        ),
+    ] = "crops",
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the images (SimCLR, arXiv 2002.05709).")] = 90,
     lr: Annotated[float, typer.Option(help="For 256 images a step (the same).")] = 0.1,
     step: Annotated[int, typer.Option(min=1, help="Images a step.")] = 256,
-    seed: Annotated[int, typer.Option(help="Of the first weights and the order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of the first weights, the order and the crops.")] = 0,
     limit: Limit = None,
     checkpoint: Checkpoint = None,
     device: Device = None,
@@ -274,12 +282,12 @@ def linear_command(
     crop: Crop = 224,
     exif: Exif = False,
 ) -> None:
-    """A linear classifier on frozen features of the centre crop, by lightly's LinearClassifier."""
-    from dali_icgan.evaluate.run import Linear, evaluate_probe
+    """A linear classifier on frozen features, by lightly's LinearClassifier; tested on centre crops."""
+    from dali_icgan.evaluate.run_probe import Linear, evaluate_probe
 
     folders = _both(data, train, test)
     with _how(model, checkpoint, device, dtype, batch_size, resize, crop, exif) as how:
-        evaluate_probe(how, *folders, out, Linear(epochs, step, lr, seed), limit)
+        evaluate_probe(how, *folders, out, Linear(protocol, epochs, step, lr, seed), limit)
         _report(out, how)
 
 
@@ -302,7 +310,7 @@ def knn_command(
     exif: Exif = False,
 ) -> None:
     """Weighted nearest neighbours in frozen features, by lightly's knn_predict."""
-    from dali_icgan.evaluate.run import Knn, evaluate_probe
+    from dali_icgan.evaluate.run_probe import Knn, evaluate_probe
 
     folders = _both(data, train, test)
     with _how(model, checkpoint, device, dtype, batch_size, resize, crop, exif) as how:

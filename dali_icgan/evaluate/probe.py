@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset
 
 from dali_icgan.evaluate.classify import answers
 from dali_icgan.evaluate.invariance import unit
@@ -37,8 +37,7 @@ def nearest_neighbours(
     """
     from lightly.utils.benchmarking import knn_predict
 
-    if not 1 <= k <= len(train):
-        raise ValueError(f"k must be in 1..{len(train)}, the images with labels, got {k}")
+    check_k(k, len(train))
     bank = torch.from_numpy(unit(train)).T.contiguous()
     own = torch.from_numpy(labels)
     found = []
@@ -48,8 +47,14 @@ def nearest_neighbours(
     return {"top": np.concatenate(found)}
 
 
+def check_k(k: int, n: int) -> None:
+    """Raise a ValueError where fewer images than k have labels."""
+    if not 1 <= k <= n:
+        raise ValueError(f"k must be in 1..{n}, the images with labels, got {k}")
+
+
 def linear_probe(
-    train: Features,
+    train: Callable[[int], Features],
     labels: Labels,
     test: Features,
     classes: int,
@@ -60,13 +65,13 @@ def linear_probe(
     seed: int,
     device: torch.device,
 ) -> Answers:
-    """A linear classifier on features, trained with SGD (momentum 0.9, no weight decay), the rate falling to 0 along a cosine.
+    """A linear classifier on features, trained with SGD (momentum 0.9, no weight decay), the rate falling along a cosine to a thousandth.
 
-    ``lightly.utils.benchmarking.LinearClassifier``, whose settings are SimCLR's (Chen et al. 2020, arXiv 2002.05709), but for the images:
-    their features are those of the centre crop, computed once, where SimCLR crops anew in each epoch.
+    ``lightly.utils.benchmarking.LinearClassifier``, whose settings are SimCLR's (Chen et al. 2020, arXiv 2002.05709).
 
     Args:
-        train, test, labels: as of :func:`nearest_neighbours`.
+        train: the number of a pass, 0..epochs - 1 in order, to the features ``[n, d]`` of that pass, float32 of any length.
+        labels: int64 ``[n]``, 0..classes - 1. test: float32 ``[m, d]``.
         lr: for 256 images a step; it is scaled with ``batch_size``.
 
     Returns:
@@ -74,32 +79,44 @@ def linear_probe(
     """
     from lightly.utils.benchmarking import LinearClassifier
 
+    order = torch.Generator().manual_seed(seed)
+
+    def batches(epoch: int) -> DataLoader[Any]:
+        data = TensorDataset(torch.from_numpy(train(epoch)), torch.from_numpy(labels))
+        # Whole batches are looked up at once: image by image takes longer than a step does.
+        rows = BatchSampler(RandomSampler(data, generator=order), batch_size, drop_last=False)
+        return DataLoader(data, batch_size=None, sampler=rows)
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        probe = LinearClassifier(nn.Identity(), batch_size, lr, train.shape[1], classes, topk=(1,))
-        data = TensorDataset(torch.from_numpy(train), torch.from_numpy(labels))
-        order = torch.Generator().manual_seed(seed)
-        _quietly(lambda: _fit(probe, DataLoader(data, batch_size, shuffle=True, generator=order), epochs, device))
+        probe = LinearClassifier(nn.Identity(), batch_size, lr, test.shape[1], classes, topk=(1,))
+        _quietly(lambda: _fit(probe, batches, epochs, device))
     probe = probe.to("cpu").eval()
     with torch.inference_mode():
         said = answers(probe.classification_head(torch.from_numpy(test)))
     return {name: tensor.numpy() for name, tensor in said.items()}
 
 
-def _fit(probe: Any, data: Any, epochs: int, device: torch.device) -> None:
-    from pytorch_lightning import Trainer
+def _fit(probe: Any, batches: Callable[[int], Any], epochs: int, device: torch.device) -> None:
+    from pytorch_lightning import LightningDataModule, Trainer
     from pytorch_lightning.plugins.environments import LightningEnvironment
+
+    class Passes(LightningDataModule):
+        def train_dataloader(self) -> Any:
+            assert self.trainer is not None
+            return batches(self.trainer.current_epoch)
 
     Trainer(
         max_epochs=epochs,
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=[device.index or 0] if device.type == "cuda" else 1,
         plugins=[LightningEnvironment()],  # alone, also where torchrun started this process
+        reload_dataloaders_every_n_epochs=1,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-    ).fit(probe, data)
+    ).fit(probe, datamodule=Passes())
 
 
 def _quietly(call: Callable[[], None]) -> None:

@@ -138,6 +138,12 @@ def _notes(lines: Sequence[Figure]) -> list[str]:
         "firing for its target over chance": "For its target: the units chosen for each folder anew (after Purushwalkam and Gupta 2020, "
         "arXiv 2007.13916).",
     }
+    notes |= {
+        "linear-crops": "linear-crops: trained on random crops and flips, drawn anew in each pass; tested on centre crops.",
+        "linear-cached": "linear-cached: trained on features of centre crops, computed once; figures of papers are of fresh crops.",
+        "knn": "knn: The nearest images vote (Wu et al. 2018, arXiv 1805.01978).",
+    }
+    said |= {line["set"] for line in lines}
     sources = [f"{n}: {ROBUSTNESS[n].source}" for n in dict.fromkeys(each["set"] for each in lines) if n in ROBUSTNESS]
     text = [note for name, note in notes.items() if name in said]
     return [" ".join(text), "", *([f"Sets: {'; '.join(sources)}.", ""] if sources else [])]

@@ -62,6 +62,7 @@ def through(
     views: int = 1,
     augment: DAICGAN | None = None,
     seed: int = 0,
+    epoch: int = 0,
 ) -> Arrays | None:
     """Rows of every image, in the samples' order, on the first rank; None on the others, which must call it too.
 
@@ -70,6 +71,7 @@ def through(
     Args:
         function: normalised images ``[rows, 3, h, w]`` to tensors ``[rows, ...]``.
         samples, transform, views, augment, seed: as the DataLoader's.
+        epoch: whose crops, flips and noise, where they are random.
         doing: for errors and the bar.
 
     Returns:
@@ -100,22 +102,41 @@ def through(
                 return_info=True,
             )
         )
+        loader.set_epoch(epoch)
         pieces = _pieces(loader, function, how.model.rows, views)
-        parts: list[Arrays] = []
+        whole: Arrays = {}
+        times = np.zeros(len(samples), np.int64)
         # As many turns as the largest share needs, so that all ranks gather equally often.
         for _ in range(0, len(range(0, len(samples), ranks.world)), _GATHERED):
             mine = next(pieces, None)
             for piece in ranks.gather(mine, doing) or ():
                 if piece is not None:
-                    parts.append(piece)
-                    advance(len(piece["index"]))
+                    index = piece.pop("index")
+                    times[index] += 1
+                    advance(len(index))
+                    for name, array in piece.items():
+                        if name not in whole:
+                            whole[name] = np.empty((len(samples), *array.shape[1:]), array.dtype)
+                        whole[name][index] = array
     if ranks.rank > 0:
         return None
-    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    order = np.argsort(whole.pop("index"), kind="stable")
-    if len(order) != len(samples):
-        raise RuntimeError(f"{doing}: {len(samples)} images must be counted once each, got {len(order)}")
-    return {name: array[order] for name, array in whole.items()}
+    if (times != 1).any():
+        strange = samples.keys[int(np.flatnonzero(times != 1)[0])]
+        raise RuntimeError(f"{doing}: every image must be counted once, got {strange} {times[times != 1][0]} times")
+    return whole
+
+
+def features(how: How, samples: Samples, transform: EvalTransform | TrainTransform, doing: str, **more: Any) -> Any:
+    """Pooled features, float32 ``[n, dim]`` or ``[n, views, dim]``; arguments, errors and who has them as of :func:`through`."""
+    found = through(
+        how,
+        lambda images: {"h": how.model.features(images).float()},
+        samples,
+        transform,
+        f"features of {doing}",
+        **more,
+    )
+    return None if found is None else found["h"]
 
 
 def _pieces(

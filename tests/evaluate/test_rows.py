@@ -8,6 +8,7 @@ from dali_icgan.augment import EvalTransform
 from dali_icgan.data import as_samples
 from dali_icgan.errors import DecodeError
 from dali_icgan.evaluate import rows
+from dali_icgan.evaluate.model import load_model
 from dali_icgan.evaluate.rows import How, through
 from tests.evaluate import jobs
 from tests.evaluate.conftest import fill
@@ -17,10 +18,13 @@ FILES = (
     "imagenet/results.jsonl",
     "imagenet/predictions/imagenet.safetensors",
     "knn/results.jsonl",
-    "knn/predictions/test.safetensors",
+    "knn/predictions/knn.safetensors",
+    "linear/results.jsonl",
+    "linear/predictions/linear-crops.safetensors",
     "invariance/results.jsonl",
     "invariance/predictions/instance.safetensors",
     "invariance/predictions/augmentation.safetensors",
+    "invariance/predictions/generation.safetensors",
 )
 
 
@@ -79,8 +83,24 @@ def test_no_rank_waits_for_one_that_failed(checkpoint, tmp_path):
     assert processes.error(0).startswith("RankError: rank 1 of 2 failed in reading: DecodeError")
 
 
-def test_a_row_has_the_same_bits_wherever_it_stands(model):
-    images = torch.randn(model.rows, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.mark.dali
+def test_no_rank_waits_for_a_probe_that_failed(checkpoint, tmp_path):
+    fill(tmp_path / "val" / "a", 2)
+    fill(tmp_path / "train" / "a", 5)
+    (tmp_path / "train" / "a" / "3.jpg").write_bytes(
+        b"no image"
+    )  # the second rank's, while the first trains the classifier
+    arguments = (str(checkpoint), str(tmp_path), str(tmp_path / "out"))
+    with RankProcesses(jobs.damaged_probe, 2, arguments, folder=tmp_path) as processes:
+        assert processes.wait(200) == [1, 1]
+    assert "DecodeError" in processes.error(1)
+    assert "rank 1 of 2 failed in features of train, pass 1 of 2: DecodeError" in processes.error(0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_row_has_the_same_bits_wherever_it_stands(checkpoint, dtype):
+    model = load_model("timm:test_resnet", checkpoint, "cpu", dtype)
+    images = torch.randn(model.rows, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     order = torch.randperm(model.rows, generator=torch.Generator().manual_seed(1))
     assert torch.equal(model.logits(images)[order], model.logits(images[order]))
     alone = torch.cat([images[:1], torch.zeros_like(images[1:])])

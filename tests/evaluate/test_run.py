@@ -233,20 +233,51 @@ def test_probes(of_model, validation, tmp_path):
     fill(tmp_path / "test" / "n01443537", 3, 1)  # the second class, which is its only one
     folders = ("--train", validation, "--test", tmp_path / "test")
     evaluate("knn", *of_model, *folders, "--k", 1, "--out", tmp_path / "knn")
-    evaluate("linear", *of_model, *folders, "--epochs", 2, "--out", tmp_path / "linear")
-    for name in ("knn", "linear"):
-        record = Record.read(tmp_path / name / "predictions" / "test.safetensors")
+    for protocol in ("crops", "cached"):
+        out = tmp_path / f"linear-{protocol}"
+        evaluate("linear", *of_model, *folders, "--protocol", protocol, "--epochs", 2, "--out", out)
+    for name, says in (
+        ("knn", "The nearest"),
+        ("linear-crops", "anew in each pass"),
+        ("linear-cached", "computed once"),
+    ):
+        record = Record.read(tmp_path / name / "predictions" / f"{name}.safetensors")
         assert record.columns["label"].tolist() == [0, 0, 0]
         assert record.scores["top1 (8-way)"].tolist() == (record.columns["top"][:, 0] == 1).tolist()
-        check_page(tmp_path / name, "accuracy.png")
+        assert says in check_page(tmp_path / name, "accuracy.png")
     # They are three images of the training set.
-    assert values(tmp_path / "knn")["test", "top1 (8-way)"] == 1
-    evaluate("compare", tmp_path / "knn", tmp_path / "linear", "-o", tmp_path / "both")
+    assert values(tmp_path / "knn")["knn", "top1 (8-way)"] == 1
+    # One probe is not compared with another.
+    said = evaluate("compare", tmp_path / "linear-crops", tmp_path / "linear-cached", "-o", tmp_path / "both", code=2)
+    assert "must have a set in common, got linear-crops in" in said
     said = evaluate("knn", *of_model, *folders, "--k", 41, "--out", tmp_path / "c", code=2)
     assert "k must be in 1..40" in said
+    assert not (tmp_path / "c").exists()  # refused before the work
     fill(tmp_path / "test" / "n99999999", 1)
     said = evaluate("knn", *of_model, *folders, "--out", tmp_path / "d", code=2)
     assert "test must have subfolders that name its 8 classes" in said
+
+
+@pytest.mark.parametrize(("dtype", "within"), [("float16", 0.01), ("bfloat16", 0.1)])
+def test_half_precision(of_model, validation, tmp_path, dtype, within):
+    found = {}
+    for each in ("float32", dtype):
+        out = tmp_path / each
+        evaluate("imagenet", *of_model, "--data", validation, "--dtype", each, "--out", out)
+        found[each] = Record.read(out / "predictions" / "imagenet.safetensors").columns
+        assert lines_of(out)[0]["dtype"] == each
+        assert f"in {each} on cpu" in (out / "report.md").read_text()
+    full, half = (found[each]["confidence"] for each in ("float32", dtype))
+    assert half == pytest.approx(full, abs=within)
+    assert not np.array_equal(half, full)  # it was the other precision
+    assert (found[dtype]["top"][:, 0] == found["float32"]["top"][:, 0]).mean() > 0.9
+    folders = ("--train", validation, "--test", validation, "--dtype", dtype)
+    evaluate("knn", *of_model, *folders, "--k", 1, "--out", tmp_path / "knn")
+    assert values(tmp_path / "knn")["knn", "top1 (8-way)"] == 1  # each image is its own neighbour
+    evaluate("invariance", *of_model, "--data", validation, "--dtype", dtype, "--views", 2, "--out", tmp_path / "alike")
+    columns = Record.read(tmp_path / "alike" / "predictions" / "augmentation.safetensors").columns
+    assert (columns["h"].dtype, columns["views"].dtype) == (np.float32, np.float32)
+    assert np.isfinite(columns["score/mean cosine"]).all()
 
 
 def written(folder, name, right, keys=None, **columns):
