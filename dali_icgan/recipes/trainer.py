@@ -149,7 +149,12 @@ class Trainer:
         optimizer, schedule = recipe.optimizer, recipe.schedule
         lr = optimizer.lr * recipe.run.batch_size / optimizer.lr_batch
         self.optimizer = create_optimizer_v2(
-            task.network, optimizer.name, lr, optimizer.weight_decay, optimizer.momentum
+            task.network,
+            optimizer.name,
+            lr,
+            optimizer.weight_decay,
+            optimizer.momentum,
+            filter_bias_and_bn=not optimizer.decay_all,
         )
         self.schedule, _ = create_scheduler_v2(
             self.optimizer,
