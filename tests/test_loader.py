@@ -543,7 +543,9 @@ def test_each_view_has_its_own_generated_transform(load, generator, bank):
     def made(style):
         return list(load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, generated_transform=style), **views))
 
-    with load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, generated_transform=[None, whole]), **views) as own:
+    with load(
+        augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, generated_transform=[None, whole]), **views
+    ) as own:
         replayed = own.replay(0, 3, view=1)[0]
         styled = list(own)
     for (images, _, info), (plain, _, _) in zip(styled, made(None), strict=True):

@@ -31,6 +31,12 @@ class Section:
                 kind = f">= {least:g} and finite" if most == _FINITE else f"in [{least:g}, {most:g}]"
                 raise ValueError(f"{name} must be {kind}, got {value!r}")
 
+    def _areas(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value[0] <= value[1] <= 1:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high <= 1, got {list(value)}")
+
 
 _FINITE = 1e300
 
@@ -107,6 +113,8 @@ class Crop(Section):
 
     def _check(self) -> None:
         check_integers(self, size=1)
+        self._within(0, 1, "flip")
+        self._areas("scale", "generated_scale")
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,8 @@ class MultiCrop(Section):
 
     def _check(self) -> None:
         check_integers(self, global_views=2, global_size=1, local_views=0, local_size=1)
+        self._within(0, 1, "flip")
+        self._areas("global_scale", "global_generated_scale", "local_scale", "local_generated_scale")
 
     @property
     def count(self) -> int:
