@@ -309,7 +309,6 @@ class Engine(Background):
 
     def finish(self, batch: Batch) -> Delivery:
         """The finished batch: everything assembled by one kernel a view."""
-        generated = self._augment.generated_transform if self._augment is not None else None
         with (
             torch.no_grad(),
             torch.cuda.stream(self._stream),
@@ -323,6 +322,7 @@ class Engine(Background):
             images, held = [], list(regions)
             for v, view in enumerate(batch.views):
                 transform = self._transforms[view]
+                generated = self._augment.generated_in(view) if self._augment is not None else None
                 shown = batch.view_fetch[v]
                 real = shown >= 0
                 source = np.full(len(batch), -1, np.int64)
@@ -468,7 +468,7 @@ class Engine(Background):
             source = np.full((len(batch), 2), side)
             source[real] = size[shown[real]]
             keys = RowKeys(self._seed, batch.epoch, batch.index, batch.repeat, view)
-            style = self._augment.generated_transform if self._augment is not None else None
+            style = self._augment.generated_in(view) if self._augment is not None else None
             windows = chosen_windows(self._transforms[view], style, keys, source, replaced)
             batch.windows.append(windows)
             np.minimum.at(low, shown[real], windows.window[real, :2])

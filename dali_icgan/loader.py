@@ -165,11 +165,16 @@ class DataLoader:
         if augment is not None:
             if augment.view_p is not None and len(augment.view_p) != views:
                 raise ValueError(f"view_p must give one p a view: views is {views}, got {len(augment.view_p)}")
-            sizes = {each.output_size for each in transforms}
-            if augment.generated_transform is not None and len(sizes) > 1:
-                raise ValueError(
-                    f"augment must come without generated_transform where views differ in size, got views of {sorted(sizes)} px"
-                )
+            styles = augment.generated_transform
+            if isinstance(styles, tuple) and len(styles) != views:
+                raise ValueError(f"generated_transform must give one a view: views is {views}, got {len(styles)}")
+            for view, each in enumerate(transforms):
+                style = augment.generated_in(view)
+                if style is not None and style.output_size != each.output_size:
+                    raise ValueError(
+                        f"generated_transform must give {each.output_size} px in view {view} as its transform does, got {style.output_size} px; "
+                        "a sequence gives one a view"
+                    )
             if augment.labels == "random" and views > 1:
                 raise ValueError(f'labels="random" gives a row one label: views must be 1, got {views}')
         self.batch_size = None if batch_sampler is not None else batch_size

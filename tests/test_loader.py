@@ -508,9 +508,10 @@ def test_views_of_several_sizes(load, generator, bank):
     with pytest.raises(TypeError, match="must be a TrainTransform or EvalTransform, got int"):
         load(views=2, transform=[large, 3])
     styled = di.DAICGAN(generator=generator, bank=bank, generated_transform=large)
-    with pytest.raises(
-        ValueError, match=r"without generated_transform where views differ in size, got views of \[16, 32\] px"
-    ):
+    with pytest.raises(ValueError, match="must give 16 px in view 1 as its transform does, got 32 px; a sequence"):
+        load(augment=styled, views=2, transform=[large, small])
+    styled = di.DAICGAN(generator=generator, bank=bank, generated_transform=[large])
+    with pytest.raises(ValueError, match="generated_transform must give one a view: views is 2, got 1"):
         load(augment=styled, views=2, transform=[large, small])
 
 
@@ -532,6 +533,28 @@ def test_generated_transform_leaves_real_rows_bit_equal(load, generator, bank):
     for key, (pixels, label, replaced) in got.items():
         assert (label, replaced) == plain[key][1:]
         assert torch.equal(pixels, (whole if replaced else plain)[key][0])
+
+
+def test_each_view_has_its_own_generated_transform(load, generator, bank):
+    large, small = di.TrainTransform(32), di.TrainTransform(16)
+    whole = di.EvalTransform(16, 16, mean=(0, 0, 0), std=(1, 1, 1))
+    views = {"views": 2, "transform": [large, small], "return_info": True}
+
+    def made(style):
+        return list(load(augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, generated_transform=style), **views))
+
+    with load(
+        augment=di.DAICGAN(generator=generator, bank=bank, p=1.0, generated_transform=[None, whole]), **views
+    ) as own:
+        replayed = own.replay(0, 3, view=1)[0]
+        styled = list(own)
+    for (images, _, info), (plain, _, _) in zip(styled, made(None), strict=True):
+        assert torch.equal(images[0], plain[0])
+        assert images[1].min() >= 0
+        assert (info["box"][1] == [0, 0, 32, 32]).all()  # all of the generation
+        assert not torch.equal(images[1], plain[1])
+        for image, index in zip(images[1], info["index"], strict=True):
+            assert index != 3 or torch.equal(image, replayed)
 
 
 @pytest.fixture(scope="module")

@@ -101,7 +101,8 @@ class DAICGAN:
         class_map: for a class-conditional generator, its class for each class of the dataset: a sequence or a mapping. None: found
             when folder names are WordNet ids and the generator knows the 1000 of ImageNet, or the same when both have as many.
         view_p: one p a view, where views differ; None: p for all.
-        generated_transform: for the rows replaced; None: the loader's. Of a neighbour retrieved, the crop and flip alone.
+        generated_transform: for the rows replaced; None: the loader's; a sequence gives one or None a view, where views differ. Of a
+            neighbour retrieved, the crop and flip alone.
         microbatch: rows a generator call has, always (the last one is padded); None: on the CPU 32 up to 64 px and 4 above, on CUDA
             64. On CUDA pixels are a function of it, on a CPU of the instruction set and the forms; of nothing else on one kind of machine.
         seed: of the random draws, where no loader gives its own.
@@ -130,7 +131,7 @@ class DAICGAN:
         source: str = "generator",
         class_map: ClassMap | None = None,
         view_p: Sequence[Probability] | None = None,
-        generated_transform: Transform | None = None,
+        generated_transform: Transform | Sequence[Transform | None] | None = None,
         microbatch: int | None = None,
         seed: int = 0,
         embed_bank: bool = False,
@@ -157,10 +158,13 @@ class DAICGAN:
         for name, value in [("p", p), *((f"view_p[{i}]", each) for i, each in enumerate(view_p or ()))]:
             if not callable(value):
                 _probability(name, value)
-        if generated_transform is not None and not isinstance(generated_transform, (TrainTransform, EvalTransform)):
-            raise TypeError(
-                f"generated_transform must be a TrainTransform or EvalTransform, got {type(generated_transform).__name__}"
-            )
+        if isinstance(generated_transform, Sequence):
+            generated_transform = tuple(generated_transform)
+        for each in generated_transform if isinstance(generated_transform, tuple) else (generated_transform,):
+            if each is not None and not isinstance(each, (TrainTransform, EvalTransform)):
+                raise TypeError(
+                    f"generated_transform must be a TrainTransform or EvalTransform, got {type(each).__name__}"
+                )
         if isinstance(bank, (str, Path)):
             bank = FeatureBank.open(bank)
         if bank is not None and not isinstance(bank, FeatureBank):
@@ -268,6 +272,13 @@ class DAICGAN:
         if self.view_p is not None and view >= len(self.view_p):
             raise ValueError(f"view_p must give one p a view, got {len(self.view_p)} for view {view}")
         return resolve_p(self.p if self.view_p is None else self.view_p[view], epoch)
+
+    def generated_in(self, view: int = 0) -> Transform | None:
+        """The transform of a view's replaced rows; None: the one of all rows."""
+        given = self.generated_transform
+        if isinstance(given, tuple) and view >= len(given):
+            raise ValueError(f"generated_transform must give one a view, got {len(given)} for view {view}")
+        return given[view] if isinstance(given, tuple) else given
 
     # ------------------------------------------------------------------ a dataset
 
@@ -466,12 +477,13 @@ class DAICGAN:
             h = self.gather(decision.row[hit]) if self.bank is not None else self.features(real.take(hit))
             made = self.generate(self.noise(row_keys.take(hit)), h, self.classes(binding, decision.label[hit]))
             sizes[hit] = made.shape[2:]
-        windows = chosen_windows(transform, self.generated_transform, row_keys, sizes, decision.replaced)
+        own_style = self.generated_in(view)
+        windows = chosen_windows(transform, own_style, row_keys, sizes, decision.replaced)
         if dtype is None:
             dtype = torch.float16 if device.type == "cuda" else torch.float32
         size = transform.output_size
         out = torch.empty(n, 3, size, size, dtype=dtype, device=device, memory_format=memory_format)
-        style = self.generated_transform or transform
+        style = own_style or transform
         if real.floats is None or len(hit) == n:
             source = np.arange(n, dtype=np.int64)
             if made is not None:

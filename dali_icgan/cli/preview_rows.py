@@ -56,7 +56,7 @@ def seen(
     delivery = loader.replay_batch(epoch, chosen, view=view)
     images, info = delivery.images[0], delivery.info
     # A neighbour is normalised as the photograph that it is.
-    style = augment.generated_transform if augment.source == "generator" else None
+    style = augment.generated_in(view) if augment.source == "generator" else None
     real, made = displayed(images, loader.transform), displayed(images, style or loader.transform)
     index = np.array(chosen)
     keys = RowKeys(loader.seed, epoch, index, np.zeros_like(index), view)

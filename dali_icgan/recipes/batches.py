@@ -71,9 +71,7 @@ class ClassificationBatches:
         self._settings = settings
         self.raw = settings.randaugment > 0 and settings.randaugment_rows != "none"
         self.soft = settings.mixes
-        self._randaugment = v2.RandAugment(
-            settings.randaugment, settings.magnitude, 31, v2.InterpolationMode.BILINEAR, fill=list(IMAGENET_MEAN)
-        )
+        self._randaugment = _RandAugment(settings)
         self._erasing = RandomErasing(settings.erasing, mode=settings.erasing_mode, device=str(device))
         self._mixup = Mixup(
             settings.mixup,
@@ -96,6 +94,26 @@ class ClassificationBatches:
         if self.soft:
             images, labels = self._mixup(images, labels)
         return images, labels
+
+
+class _RandAugment:
+    """torchvision's operations, drawn as timm's RandAugment draws: each is left out with probability 1 - p, each has a magnitude of its own.
+
+    timm's own operations are Pillow's, on the host: rows that are on a device would go there and back.
+    """
+
+    def __init__(self, settings: Augmentation) -> None:
+        self._settings = settings
+        self._one = v2.RandAugment(1, interpolation=v2.InterpolationMode.BILINEAR, fill=list(IMAGENET_MEAN))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        settings = self._settings
+        for _ in range(settings.randaugment):
+            if random.random() < settings.randaugment_p:
+                drawn = random.gauss(settings.magnitude, settings.magnitude_std)
+                self._one.magnitude = round(min(max(drawn, 0), self._one.num_magnitude_bins - 1))
+                images = self._one(images)
+        return images
 
 
 class ColourBatches:

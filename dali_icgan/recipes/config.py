@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from dali_icgan.recipes.recipe import AnyRecipe, Recipe, SwavRecipe, plain
+from dali_icgan.training.settings import read_yaml
 
 NAMES = ("resnet50", "resnet101", "resnet152", "deit-s", "deit-b", "swav")
 _LINE = re.compile(r"^(?P<indent> *)(?P<key>\w+): *(?P<value>[^#]*?)(?P<comment> *#.*)?$")
@@ -32,11 +33,7 @@ def read_recipe(name: str, config: Path | str | None = None, overrides: Sequence
     """
     values: _Values = yaml.safe_load(packaged(name))
     if config is not None:
-        try:
-            given = yaml.safe_load(Path(config).read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{config} must be YAML, got {' '.join(str(error).split())}") from error
-        for section, name_, value in _settings(given, str(config)):
+        for section, name_, value in _settings(read_yaml(Path(config)), str(config)):
             _put(values, f"{section}.{name_}", value, f"{config}: ")
     for option in overrides:
         key, equals, text = option.partition("=")

@@ -54,9 +54,6 @@ def generative(recipe: AnyRecipe, device: torch.device, raw: bool = False) -> DA
     chosen = {"one": 1, "global": recipe.views.global_views, "all": views} if isinstance(recipe, SwavRecipe) else {}
     # The retrieval control knows no generator, and none need be there.
     generates = given.arm != "retrieval"
-    style = None
-    if isinstance(recipe, Recipe) and recipe.crop.generated_scale is not None:
-        style = replace(_train_transforms(recipe, raw)[0], scale=recipe.crop.generated_scale)
     return DAICGAN(
         generator=load_generator(given.generator, device=device) if generates and given.generator else None,
         extractor=load_extractor(given.extractor, device=device) if generates and given.extractor else None,
@@ -69,7 +66,8 @@ def generative(recipe: AnyRecipe, device: torch.device, raw: bool = False) -> DA
         k=given.k,
         same_class=given.same_class,
         source="generator" if generates else "neighbour",
-        generated_transform=style,
+        generated_transform=_generated_transforms(recipe, raw),
+        embed_bank=generates and given.embed_bank,
     )
 
 
@@ -158,6 +156,17 @@ def _train_transforms(recipe: AnyRecipe, raw: bool) -> list[TrainTransform]:
     make: Callable[..., TrainTransform] = partial(TrainTransform, ratio=views.ratio, flip=views.flip, **style)
     large, small = make(views.global_size, views.global_scale), make(views.local_size, views.local_scale)
     return [large] * views.global_views + [small] * views.local_views
+
+
+def _generated_transforms(recipe: AnyRecipe, raw: bool) -> list[TrainTransform | None]:
+    """Of generated images, one a view; None: as of photographs."""
+    if isinstance(recipe, Recipe):
+        scales = [recipe.crop.generated_scale]
+    else:
+        views = recipe.views
+        scales = [views.global_generated_scale] * views.global_views + [views.local_generated_scale] * views.local_views
+    each = zip(_train_transforms(recipe, raw), scales, strict=True)
+    return [None if scale is None else replace(transform, scale=scale) for transform, scale in each]
 
 
 def _p_of(given: Generate, epoch: int) -> float:

@@ -31,6 +31,12 @@ class Section:
                 kind = f">= {least:g} and finite" if most == _FINITE else f"in [{least:g}, {most:g}]"
                 raise ValueError(f"{name} must be {kind}, got {value!r}")
 
+    def _areas(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value[0] <= value[1] <= 1:
+                raise ValueError(f"{name} must be [low, high] with 0 < low <= high <= 1, got {list(value)}")
+
 
 _FINITE = 1e300
 
@@ -107,23 +113,38 @@ class Crop(Section):
 
     def _check(self) -> None:
         check_integers(self, size=1)
+        self._within(0, 1, "flip")
+        self._areas("scale", "generated_scale")
 
 
 @dataclass(frozen=True)
 class MultiCrop(Section):
-    """SwAV's views: few large crops, several small ones."""
+    """SwAV's views: few large crops, several small ones.
+
+    Attributes:
+        global_views, local_views: how many are large, and small.
+        global_size, local_size: pixels of each.
+        global_scale, local_scale: the crop's share of the image's area.
+        global_generated_scale, local_generated_scale: the share for generated images; None: as for photographs.
+        ratio: the crop's width / height.
+        flip: probability.
+    """
 
     global_views: int
     global_size: int
     global_scale: tuple[float, float]
+    global_generated_scale: tuple[float, float] | None
     local_views: int
     local_size: int
     local_scale: tuple[float, float]
+    local_generated_scale: tuple[float, float] | None
     ratio: tuple[float, float]
     flip: float
 
     def _check(self) -> None:
         check_integers(self, global_views=2, global_size=1, local_views=0, local_size=1)
+        self._within(0, 1, "flip")
+        self._areas("global_scale", "global_generated_scale", "local_scale", "local_generated_scale")
 
     @property
     def count(self) -> int:
@@ -136,8 +157,8 @@ class Augmentation(Section):
     """What is done to finished batches, on the device, for classification.
 
     Attributes:
-        randaugment: operations an image; 0: none.
-        magnitude: 0..30 of torchvision's RandAugment.
+        randaugment: operations drawn for an image; 0: none. randaugment_p: probability that a drawn one is applied.
+        magnitude: 0..30 of torchvision's RandAugment. magnitude_std: its deviation, from operation to operation.
         randaugment_rows, erasing_rows: which rows: all, real, generated, none.
         erasing: probability of random erasing. erasing_mode: what the rectangle holds: const (the mean), rand, pixel (noise).
         share: how many neighbouring rows have the same draw of RandAugment: more is quicker, and less random.
@@ -146,7 +167,9 @@ class Augmentation(Section):
     """
 
     randaugment: int
+    randaugment_p: float
     magnitude: int
+    magnitude_std: float
     randaugment_rows: str
     erasing: float
     erasing_mode: str
@@ -161,8 +184,8 @@ class Augmentation(Section):
     def _check(self) -> None:
         check_integers(self, randaugment=0, magnitude=0, share=1)
         self._within(0, 30, "magnitude")
-        self._within(0, 1, "erasing", "mix", "cutmix_share", "smoothing")
-        self._within(0, _FINITE, "mixup", "cutmix")
+        self._within(0, 1, "randaugment_p", "erasing", "mix", "cutmix_share", "smoothing")
+        self._within(0, _FINITE, "magnitude_std", "mixup", "cutmix")
         self._one_of("randaugment_rows", ROWS)
         self._one_of("erasing_rows", ROWS)
         self._one_of("erasing_mode", ("const", "rand", "pixel"))
@@ -207,6 +230,7 @@ class Generate(Section):
         arm: "generated" (rows replaced by generations), "plain" (none is), "retrieval" (by real neighbours, at the same p), "random" (by
             generations of any image, under the row's own label), "matched" (none is, and training is longer by what generating costs).
         generator, extractor, bank: files; the bank is :class:`dali_icgan.FeatureBank`'s. None: not given.
+        embed_bank: read the bank's rows as the generator's first layer makes them.
         p: probability that a row is replaced, reached after ``ramp_epochs`` from ``p_start``, linearly.
         truncation, truncation_mode, condition, k, same_class: as of :class:`dali_icgan.DAICGAN`.
         views: which views may be replaced: "one" (the first), "global" (all large ones), "all", "none". One view: any but none is the same.
@@ -217,6 +241,7 @@ class Generate(Section):
     generator: str | None
     extractor: str | None
     bank: str | None
+    embed_bank: bool
     p: float
     p_start: float
     ramp_epochs: float
@@ -257,7 +282,7 @@ class Optimizer(Section):
     Attributes:
         name: of ``timm.optim.list_optimizers()``; "sgd" is with Nesterov momentum, "momentum" without.
         lr: for batches of ``lr_batch`` images; scaled linearly to the run's.
-        weight_decay: of all weights but biases and those of normalisation.
+        weight_decay: of all weights but biases and those of normalisation. decay_all: of these too (and LARS then scales their steps).
         clip: norm of the gradient at most; None: any.
     """
 
@@ -266,6 +291,7 @@ class Optimizer(Section):
     lr_batch: int
     momentum: float
     weight_decay: float
+    decay_all: bool
     clip: float | None
 
     def _check(self) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -115,7 +116,10 @@ def make_model(settings: Model, classes: int, size: int) -> nn.Module:
 
 
 def _initialise(model: nn.Module, settings: Model) -> None:
-    weights, own = load_file(str(settings.init)), model.state_dict()
+    try:
+        weights, own = load_file(str(settings.init)), model.state_dict()
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"model.init must be a safetensors file, got {settings.init}: {error}") from error
     head = {name for name, _ in model.named_parameters() if any(p is _ for p in model.get_classifier().parameters())}  # type: ignore[operator]
     fits = {name: tensor for name, tensor in weights.items() if name in own and tensor.shape == own[name].shape}
     missing = [name for name in own if name not in fits and name not in head]

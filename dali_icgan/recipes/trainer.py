@@ -1,6 +1,7 @@
 """The one trainer: any recipe, on one process or the ranks of torchrun, cut off and gone on with at any step."""
 
 import contextlib
+import difflib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 from timm.layers import convert_sync_batchnorm
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3, distribute_bn
 from torch import nn
@@ -147,9 +148,20 @@ class Trainer:
                 task.network, device_ids=[self.device] if self.device.type == "cuda" else None
             )
         optimizer, schedule = recipe.optimizer, recipe.schedule
+        if optimizer.name not in (known := list_optimizers()):
+            near = difflib.get_close_matches(optimizer.name, known, 3, 0.5)
+            said = f"; near it: {', '.join(near)}" if near else ""
+            raise ValueError(
+                f"optimizer.name must be one of timm.optim.list_optimizers(), got {optimizer.name!r}{said}"
+            )
         lr = optimizer.lr * recipe.run.batch_size / optimizer.lr_batch
         self.optimizer = create_optimizer_v2(
-            task.network, optimizer.name, lr, optimizer.weight_decay, optimizer.momentum
+            task.network,
+            optimizer.name,
+            lr,
+            optimizer.weight_decay,
+            optimizer.momentum,
+            filter_bias_and_bn=not optimizer.decay_all,
         )
         self.schedule, _ = create_scheduler_v2(
             self.optimizer,

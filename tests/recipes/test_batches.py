@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from dali_icgan.augment.transform import IMAGENET_MEAN, IMAGENET_STD
 from dali_icgan.recipes.batches import ClassificationBatches, ColourBatches, on_rows, seed_step
@@ -77,6 +78,29 @@ def test_randaugment_changes_the_chosen_rows_and_normalises_all(rows):
         expected = (given - MEAN) / STD
         assert (result - expected)[~np.array(mask)].abs().sum() < 1e-3
     assert ever.tolist() == mask
+
+
+def test_each_drawn_operation_has_its_chance_and_its_own_magnitude(monkeypatch):
+    """As timm's RandAugment: an operation is left out with probability 1 - p, its magnitude normal and kept within 0..30."""
+    magnitudes = []
+    monkeypatch.setattr(v2.RandAugment, "forward", lambda self, image: (magnitudes.append(self.magnitude), image)[1])
+
+    def drawn(*options):
+        magnitudes.clear()
+        made = batches("augment.randaugment=2", *options)
+        seed_step(0, 0, 0)
+        for _ in range(100):
+            made(images(6, 2), torch.zeros(6, dtype=torch.int64), REPLACED)
+        return len(magnitudes), np.mean(magnitudes or [0]), np.std(magnitudes or [0])
+
+    assert drawn("augment.randaugment_p=0") == (0, 0, 0)
+    assert drawn("augment.magnitude=20") == (1200, 20, 0)
+    count, mean, deviation = drawn("augment.magnitude=20", "augment.magnitude_std=1.5", "augment.randaugment_p=0.5")
+    assert count == pytest.approx(600, abs=60)
+    assert mean == pytest.approx(20, abs=0.3)
+    assert deviation == pytest.approx(1.5, abs=0.2)
+    drawn("augment.magnitude=30", "augment.magnitude_std=20")
+    assert (min(magnitudes), max(magnitudes)) == (0, 30)
 
 
 def test_rows_draw_differently_unless_they_share():

@@ -11,6 +11,7 @@ from dali_icgan.ranks import Ranks
 from dali_icgan.recipes.data import RepeatedAugmentation, eval_loader, folders, generative, train_loader
 from tests.photos import make_folder
 from tests.recipes.small import small
+from tests.shard_folders import make_shards
 
 pytestmark = pytest.mark.dali
 CPU = torch.device("cpu")
@@ -63,7 +64,47 @@ def test_generations_have_their_own_crop(root, bank):
     with loader(root, recipe, raw=True) as made:
         *_, info = next(iter(made))
         assert (info["box"][:, 2:] == 32).all()  # the whole of the generation
-        assert made.augment.generated_transform.mean == (0, 0, 0)
+        assert made.augment.generated_in().mean == (0, 0, 0)
+
+
+def test_generated_views_have_their_own_crops(root, bank):
+    whole = ["views.global_generated_scale=[1, 1]", "views.ratio=[1, 1]"]
+    recipe = small("swav", "generate.p=1", "generate.views=all", *whole, bank=bank)
+    with loader(root, recipe, raw=True) as made:
+        boxes = next(iter(made))[2]["box"]
+        assert (boxes[:2, :, 2:] == 32).all()  # the whole of the generation
+        assert (boxes[2:, :, 2:] < 32).all()
+        assert [made.augment.generated_in(view) is None for view in range(4)] == [False, False, True, True]
+    local = small("swav", "views.local_generated_scale=[0.5, 1]", bank=bank)
+    styles = [generative(local, CPU, raw=True).generated_in(view) for view in range(4)]
+    assert styles[:2] == [None, None]
+    assert [(style.output_size, style.scale, style.std) for style in styles[2:]] == [(16, (0.5, 1), (1, 1, 1))] * 2
+
+
+def test_generations_of_an_embedded_bank_are_the_same_but_for_rounding(root, bank):
+    batches = []
+    for embedded in ("false", "true"):
+        recipe = small("resnet", "generate.p=1", f"generate.embed_bank={embedded}", bank=bank)
+        with loader(root, recipe) as made:
+            assert made.augment.embed_bank == (embedded == "true")
+            batches.append(next(iter(made))[0])
+    assert torch.allclose(*batches, atol=0.05)
+    assert not torch.equal(*batches)
+    assert not generative(
+        small("resnet", "generate.arm=retrieval", "generate.embed_bank=true", bank=bank), CPU
+    ).embed_bank
+
+
+def test_shards_of_the_images_give_the_batches_of_their_files(root, bank, tmp_path):
+    for part in ("train", "val"):
+        make_shards(root / part, tmp_path / part)
+    recipe = small("resnet", bank=bank)
+    with loader(root, recipe) as files, loader(tmp_path, recipe) as shards:
+        for (images, labels, info), (others, theirs, of_shards) in zip(files, shards, strict=True):
+            assert torch.equal(images, others)
+            assert torch.equal(labels, theirs)
+            assert (info["replaced"] == of_shards["replaced"]).all()
+    assert folders(recipe, root)[1].classes == folders(recipe, tmp_path)[1].classes
 
 
 @pytest.mark.parametrize(

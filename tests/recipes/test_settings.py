@@ -78,6 +78,12 @@ def test_options_win_over_the_file_and_the_file_over_the_recipe(tmp_path):
         ("run.batch_size=0", "run.batch_size must be an integer >= 1, got 0"),
         ("run.precision=fp8", "run.precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ("data.exif=1", "data.exif must be True or False, got 1"),
+        (
+            "crop.generated_scale=[1, 0.5]",
+            r"crop.generated_scale must be \[low, high\] with 0 < low <= high <= 1, got \[1, 0.5\]",
+        ),
+        ("crop.flip=2", r"crop.flip must be in \[0, 1\], got 2"),
+        ("augment.randaugment_p=2", r"augment.randaugment_p must be in \[0, 1\], got 2"),
         ("crop.scale=[1]", r"crop.scale must be two numbers, got \[1\]"),
         ("augment.smoothing=2", r"augment.smoothing must be in \[0, 1\], got 2"),
         ("augment.magnitude=31", r"augment.magnitude must be in \[0, 30\], got 31"),
@@ -98,6 +104,7 @@ def test_a_wrong_option_is_named(option, message):
     ("text", "message"),
     [
         ("a: [", "must be YAML"),
+        ("a: &a [1]\noptimizer: {lr: *a}", r"must be YAML, got an alias"),
         ("- 1", "must hold settings by section and name, got list"),
         ("optimizer: 3", "optimizer must hold settings by name, got 3"),
         ("optimizer: {lrr: 3}", "mine.yaml: a setting must be one of the recipe's .* near it: optimizer.lr"),

@@ -264,6 +264,28 @@ def test_the_best_weights_are_kept_with_what_they_are(root, tmp_path):
     model.load_state_dict(load_file(tmp_path / "best.safetensors"))
 
 
+def test_a_resumed_run_keeps_what_was_better_before(root, tmp_path):
+    train("resnet", root, tmp_path, steps=4)
+    before = (tmp_path / "best.safetensors").read_bytes()
+    kept = state(tmp_path)
+    assert kept["best"] == json.loads((tmp_path / "history.json").read_text())[0]["top1"]
+    torch.save({**kept, "best": 101.0}, tmp_path / "last.pt")
+    summary = train("resnet", root, tmp_path)
+    assert summary.best == 101
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+
+
+def test_weights_that_decay_are_those_that_are_asked_for(root, tmp_path):
+    def undecayed(*options):
+        recipe = small("resnet", "optimizer.weight_decay=0.1", *options)
+        trainer = Trainer(recipe, "resnet50", root, tmp_path, torch.device("cpu"), Ranks(), False)
+        trainer.close()
+        return sum(len(group["params"]) for group in trainer.optimizer.param_groups if not group["weight_decay"])
+
+    assert undecayed("optimizer.decay_all=true") == 0
+    assert undecayed() > 4
+
+
 def test_linear_evaluation_trains_the_head_alone(root, tmp_path):
     train("resnet", root, tmp_path / "whole", "schedule.epochs=1")
     init = tmp_path / "whole" / "final.safetensors"
@@ -292,6 +314,11 @@ def test_linear_evaluation_trains_the_head_alone(root, tmp_path):
         ),
         (["model.name=test_resnte"], "model.name must be one of timm.list_models"),
         (["model.name=resnet"], "got 'resnet'; near it: "),
+        (
+            ["optimizer.name=sdg"],
+            r"optimizer.name must be one of timm.optim.list_optimizers\(\), got 'sdg'; near it: sgd",
+        ),
+        (["model.init=/dev/null"], "model.init must be a safetensors file, got /dev/null: "),
     ],
 )
 def test_what_does_not_go_together_is_named(options, message, root, tmp_path):
