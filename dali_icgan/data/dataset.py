@@ -138,22 +138,31 @@ def as_samples(dataset: Any) -> Samples:
 
 
 def _keys(sources: Iterable[Source], root: str | None) -> Iterator[str]:
-    prefix = None if root is None else os.path.join(os.path.abspath(root), "")
-    known: dict[str, str] = {}  # by folder: there are few
+    prefix = "" if root is None else os.path.join(os.path.abspath(root), "")
+    if isinstance(sources, ShardMembers):
+        sources = sources.paths
+    if isinstance(sources, Paths):
+        folders = [f if f.startswith(prefix) else os.path.join(os.path.abspath(f), "") for f in sources.folders]
+        if all(folder.startswith(prefix) for folder in folders):
+            return iter(sources.within([folder[len(prefix) :] for folder in folders]))
+    return _keys_one_by_one(sources, prefix)
+
+
+def _keys_one_by_one(sources: Iterable[Source], prefix: str) -> Iterator[str]:
+    known: dict[str, str] = {}  # what stands before the names of a folder's files in their keys: there are few folders
     for source in sources:
         path = source.path if isinstance(source, ShardMember) else source
         if not isinstance(path, str):
             yield "sha256:" + hashlib.sha256(path).hexdigest()[:32]
-        elif prefix is None:
-            yield path
-        else:
-            folder, slash, name = path.rpartition("/")
-            if name in ("", ".", ".."):  # not a file's name
-                yield _relative(path, prefix)
-                continue
-            if (key := known.get(folder + slash)) is None:
-                key = known[folder + slash] = _relative(folder + slash + "x", prefix)[:-1]
-            yield key + name
+            continue
+        folder, slash, name = path.rpartition("/")
+        if name in ("", ".", ".."):  # no file's name
+            yield _relative(path, prefix)
+            continue
+        folder += slash
+        if (key := known.get(folder)) is None:
+            key = known[folder] = _relative(f"{folder}x", prefix)[:-1]
+        yield key + name
 
 
 def _relative(path: str, prefix: str) -> str:

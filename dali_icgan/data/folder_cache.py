@@ -94,7 +94,7 @@ def _read(file: Path, root: str) -> dict[str, Listing]:
         raise ValueError(f"its counts must be int64 [{n}, 2], none below 0")
     if any(text.dtype != np.uint8 or text.ndim != 1 for text in texts.values()):
         raise ValueError("its names must be bytes")
-    ends = {name: np.flatnonzero(np.concatenate([[0], text]) == 0) for name, text in texts.items()}
+    ends = {name: np.flatnonzero(np.concatenate([np.zeros(1, np.uint8), text]) == 0) for name, text in texts.items()}
     wanted = dict(zip(_TEXTS, (n, *counts.sum(0).tolist()), strict=True))
     for name, text in texts.items():
         if len(ends[name]) != wanted[name] + 1 or ends[name][-1] != len(text):

@@ -109,10 +109,9 @@ def _list(path: str, found: os.stat_result, invented: Collection[int]) -> Listin
                 images.append(entry.name)
             # Where a link leads, a folder may come to be without a change here.
             settled = settled and kind != "nothing"
-    status = status_of(found)
-    settled = settled and status == status_of(os.stat(path))
     names = "".join(f"{name}\0" for name in sorted(images)).encode("utf-8", "surrogateescape")
-    return Listing(status, tuple(sorted(folders)), len(images), names, settled)
+    # A change since ``found`` has a later time, since the folder was settled then.
+    return Listing(status_of(found), tuple(sorted(folders)), len(images), names, settled)
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -10,29 +10,36 @@ _CHUNK = 1 << 16  # entries that are Python objects at a time, where all are ask
 
 
 class Paths(Sequence[str]):
-    """Paths that are made when they are asked for: of 1.28 million each takes its name and some 12 bytes.
+    """Paths that are made when they are asked for: of 1.28 million each takes its name and 16 bytes.
 
     Args:
         folders: with a slash at their ends.
         folder: int32 ``[n]``, which of them a file lies in.
-        names: the files' names, UTF-8, a NUL behind each.
-        begin: int64 ``[n]``, where a file's name begins.
+        names: of the files, UTF-8.
+        begin: int64 ``[n]``, where a file's name begins in ``names``.
+        size: int32 ``[n]``, how many bytes it has.
     """
 
     def __init__(
-        self, folders: list[str], folder: npt.NDArray[np.int32], names: bytes, begin: npt.NDArray[np.int64]
+        self,
+        folders: list[str],
+        folder: npt.NDArray[np.int32],
+        names: bytes,
+        begin: npt.NDArray[np.int64],
+        size: npt.NDArray[np.int32],
     ) -> None:
-        self._folders = folders
+        self.folders = folders
         self._folder = folder
         self._names = names
         self._begin = begin
+        self._size = size
 
     @staticmethod
     def of(folders: list[str], counts: Sequence[int], names: bytes) -> "Paths":
-        """All files of some folders, in the order of ``names``: so many in the first folder, so many in the next one."""
+        """All files of some folders, in the order of ``names``, which have a NUL behind each: so many are in the first folder, and so on."""
         ends = np.flatnonzero(np.frombuffer(names, np.uint8) == 0)
-        begin = np.concatenate([[0], ends[:-1] + 1])[: len(ends)].astype(np.int64)
-        return Paths(folders, np.repeat(np.arange(len(folders), dtype=np.int32), counts), names, begin)
+        size = np.diff(ends, prepend=-1).astype(np.int32) - 1
+        return Paths(folders, np.repeat(np.arange(len(folders), dtype=np.int32), counts), names, ends - size, size)
 
     def __len__(self) -> int:
         return len(self._begin)
@@ -44,17 +51,21 @@ class Paths(Sequence[str]):
     def __getitem__(self, index: int | slice) -> "str | Paths":
         if isinstance(index, slice):
             return self.take(np.arange(len(self))[index])
-        return self._path(int(self._folder[index]), int(self._begin[index]))
+        return self._path(int(self._folder[index]), int(self._begin[index]), int(self._size[index]))
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), _CHUNK):
             here = slice(first, first + _CHUNK)
-            yield from map(self._path, self._folder[here].tolist(), self._begin[here].tolist())
+            columns = (column[here].tolist() for column in (self._folder, self._begin, self._size))
+            yield from map(self._path, *columns)
 
     def take(self, indices: npt.NDArray[np.int64]) -> "Paths":
         """Some of them, in another order."""
-        return Paths(self._folders, self._folder[indices], self._names, self._begin[indices])
+        return Paths(self.folders, self._folder[indices], self._names, self._begin[indices], self._size[indices])
 
-    def _path(self, folder: int, begin: int) -> str:
-        name = self._names[begin : self._names.index(0, begin)]
-        return self._folders[folder] + name.decode("utf-8", "surrogateescape")
+    def within(self, folders: list[str]) -> "Paths":
+        """The same files, seen as those of other folders."""
+        return Paths(folders, self._folder, self._names, self._begin, self._size)
+
+    def _path(self, folder: int, begin: int, size: int) -> str:
+        return self.folders[folder] + self._names[begin : begin + size].decode("utf-8", "surrogateescape")

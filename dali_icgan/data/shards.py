@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dali_icgan.data.files import read_at
+from dali_icgan.data.paths import Paths
 from dali_icgan.data.shard_index import INDEX, ShardIndex, open_index, tars_in
 from dali_icgan.data.tar import BLOCK
 
@@ -143,6 +144,14 @@ class ShardMembers(Sequence[ShardMember]):
 
     def __iter__(self) -> Iterator[ShardMember]:
         return (ShardMember(self.shards, row) for row in self._rows.tolist())
+
+    @property
+    def paths(self) -> Paths:
+        """:attr:`ShardMember.path` of each."""
+        rows = self.shards.index.rows
+        begin = np.concatenate([[0], rows.end[:-1]])[self._rows]
+        size = (rows.end[self._rows] - begin).astype(np.int32)
+        return Paths([f"{self.shards.folder}/"], np.zeros(len(self), np.int32), rows.names, begin, size)
 
     def take(self, indices: npt.NDArray[np.int64]) -> "ShardMembers":
         """Some of them, in another order."""

@@ -159,12 +159,12 @@ def test_a_folder_of_many_makes_no_object_an_entry(tmp_path, monkeypatch):
     name = len("00000000.jpg") + 1
     for _ in ("listed", "listed before"):
         now, peak = held(lambda: as_samples(tmp_path / "photos"))
-        assert now < (name + 24) * n  # where it begins, its folder, its label
-        assert peak < 4 * (name + 24) * n
+        assert now < (name + 26) * n  # 24: where it begins, its size, its folder, its label
+        assert peak < 2 * (name + 26) * n
     samples = as_samples(tmp_path / "photos")
     assert samples.path(n - 1) == str(tmp_path / "photos" / "019" / "00099999.jpg")
     now, _ = held(lambda: as_samples(Subset(samples, range(0, n, 2))))
-    assert now < 24 * n / 2
+    assert now < 26 * n / 2
 
 
 def test_target_transform_is_applied(folder):
