@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def write(folder, out, *more):
-    run("preview", folder, "--html", "-o", out, "--samples", 3, "--size", 48, "--device", "cpu", *MODELS, *more)
+    run("preview", folder, "--html", "-o", out, "--samples", 6, "--size", 48, "--device", "cpu", *MODELS, *more)
     return out
 
 
