@@ -82,11 +82,11 @@ class Browser:
 
     def open(self, file: Path, fragment: str = "") -> None:
         """Load a file, and wait until it is there."""
-        self.call("Page.navigate", url="about:blank")  # another fragment alone would not load it
-        before = self._loaded
-        self.call("Page.navigate", url=file.absolute().as_uri() + fragment)
-        while self._loaded < before + 1 or self.run("location.href") == "about:blank":
-            self._message()
+        for url in ("about:blank", file.absolute().as_uri() + fragment):  # another fragment alone would not load it
+            before = self._loaded
+            self.call("Page.navigate", url=url)
+            while self._loaded == before:
+                self._message()
 
     def run(self, script: str) -> Any:
         """What an expression is, as JSON; promises are waited for."""
