@@ -62,7 +62,10 @@ def read_classes(path: Path) -> dict[str, int]:
 
     Raises:
         ValueError: a name is empty or comes twice.
+        FileNotFoundError: there is no such file.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"classes must be a file, got {path}, which is none")
     names = path.read_text().splitlines()
     if not names or len(set(names)) < len(names) or not all(names):
         raise ValueError(f"{path} must hold a folder's name a line, each once, got {len(names)} lines, {len(set(names))} of them different")  # fmt: skip

@@ -32,7 +32,8 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 SEVERITIES = (1, 2, 3, 4, 5)
-# The authors' archives are unpacked with or without these; their four additional corruptions are for choosing settings, not in mCE.
+# The authors' archives (zenodo.org/record/2235448) are unpacked with or without these; their four additional corruptions are for
+# choosing settings, not in mCE.
 _GROUPS = ("noise", "blur", "weather", "digital", "extra")
 _ADDITIONAL = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
@@ -72,7 +73,8 @@ def imagenet_classes() -> dict[str, int]:
 
 @cache
 def subset(letter: str) -> tuple[str, ...]:
-    """The 200 WordNet ids of ImageNet-A ("a") or ImageNet-R ("r"): timm's lists."""
+    """The 200 WordNet ids of ImageNet-A ("a") or ImageNet-R ("r"): timm's lists, which are those of the authors' eval.py
+    (github.com/hendrycks/natural-adv-examples and imagenet-r)."""
     path = resources.files("timm.data") / "_info" / f"imagenet_{letter}_synsets.txt"
     return tuple(path.read_text().split())
 
@@ -161,7 +163,11 @@ _OBJECTNET = (
 
 
 def _objectnet(name: str, folder: Path) -> list[ImageSet]:
-    """Its 113 classes that ImageNet has, by the mappings in its download; the other folders are left out."""
+    """Its 113 classes that ImageNet has, by the mappings in its download; the other 200 folders are left out.
+
+    They are 125 of ImageNet's classes. To choose the likeliest of these and call each right that its folder is mapped to is the same as
+    the choice among 113 groups of them (github.com/mlfoundations/wise-ft, objectnet.py).
+    """
     images = folder / "images" if (folder / "images").is_dir() else folder
     known, overlapping = objectnet_classes(folder / "mappings")
     samples = as_samples(images)
