@@ -127,6 +127,11 @@ def _summed_up(lines: list[Figure]) -> list[Figure]:
             continue
         error = {(line["set"].split("/")[1], int(line["set"].split("/")[2])): 1 - line["value"] for line in top1}
         n = sum(line["images"] for line in top1)
+        partly = sum(line["set"].startswith(f"{name}/") and line["kind"] == "note" for line in lines)
+        if partly:
+            kept.append(
+                {"kind": "note", "set": name, "text": f"classes are missing in {partly} of its {len(error)} parts"}
+            )
         if name == "imagenet-c":
             mce = mean_corruption_error(error)
             if mce is not None:

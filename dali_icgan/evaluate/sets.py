@@ -48,6 +48,7 @@ class ImageSet:
         right: of each label, the model's classes that count as right: one, or several where the folder's meaning is wider.
         among: the classes that the authors' own figure chooses from; None: all of the model's.
         cropped: whether the authors have already resized and cropped to 224 pixels.
+        whole: how many classes there are when all of the set is there; 0: unknown.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ImageSet:
     right: Classes
     among: tuple[int, ...] | None = None
     cropped: bool = False
+    whole: int = 0
 
     def limited(self, limit: int | None) -> "ImageSet":
         """So many images of it, evenly spaced over it; None: all."""
@@ -97,7 +99,8 @@ def folder_set(name: str, folder: Path, known: Mapping[str, int], among: Sequenc
     classes = samples.classes or []
     _check_known(name, folder, classes, known if among is None else among)
     chosen = None if among is None else tuple(sorted(known[each] for each in among))
-    return ImageSet(name, samples, tuple((known[each],) for each in classes), chosen)
+    right = tuple((known[each],) for each in classes)
+    return ImageSet(name, samples, right, chosen, whole=len(known if among is None else among))
 
 
 def _chosen(samples: Samples, rows: list[int]) -> Samples:
@@ -178,7 +181,7 @@ def _objectnet(name: str, folder: Path) -> list[ImageSet]:
     if not kept:
         raise FileNotFoundError(f"{name} must have images of classes that ImageNet has, got none in {images}")
     among = tuple(sorted({each for classes in overlapping.values() for each in classes}))
-    return [ImageSet(name, edited(_chosen(samples, kept), without_border), right, among)]
+    return [ImageSet(name, edited(_chosen(samples, kept), without_border), right, among, whole=len(overlapping))]
 
 
 def objectnet_classes(mappings: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:

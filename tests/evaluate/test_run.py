@@ -151,6 +151,8 @@ def test_robustness(of_model, robustness, tmp_path):
     page = check_page(out, "accuracy.png", "calibration.png", "classes.png", "imagenet-c.png")
     assert "**imagenet-c lacks gaussian_noise/1, " in page
     assert "so there is no mCE" in page
+    assert "**imagenet-a: 3 of its 200 classes are there.**" in page
+    assert "**imagenet-c: classes are missing in 4 of its 4 parts.**" in page
     assert "Recht et al. 2019" in page
 
 
