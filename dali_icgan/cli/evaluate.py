@@ -141,7 +141,7 @@ def _sets(given: list[str]) -> dict[str, Path]:
     pairs = [each.partition("=") for each in given]
     wrong = [name for name, equals, folder in pairs if not (equals and folder)]
     if wrong:
-        raise typer.BadParameter(f"--set must be NAME=FOLDER, got {wrong[0]}")
+        raise ValueError(f"--set must be NAME=FOLDER, got {wrong[0]}")
     return {name: Path(folder) for name, _, folder in pairs}
 
 
@@ -224,7 +224,7 @@ def invariance_command(
     from dali_icgan.evaluate.run_invariance import Invariance, evaluate_invariance
 
     if (generator is None) != (extractor is None):
-        raise typer.BadParameter("--generator and --extractor must be given together")
+        raise ValueError("--generator and --extractor must be given together, got one of them")
     with _how(model, checkpoint, device, dtype, batch_size, resize, crop, exif) as how:
         augment = None
         if generator is not None and extractor is not None:
@@ -250,7 +250,7 @@ Both = Annotated[
 
 def _both(data: Path | None, train: Path | None, test: Path | None) -> tuple[Path, Path]:
     if data is None and (train is None or test is None):
-        raise typer.BadParameter("--data must be given, or --train and --test")
+        raise ValueError("--data must be given, or --train and --test, got neither")
     return (train or Path(str(data)) / "train", test or Path(str(data)) / "val")
 
 

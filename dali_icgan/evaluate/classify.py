@@ -76,7 +76,8 @@ def scored(images: ImageSet, found: dict[str, npt.NDArray[Any]], classes: int) -
         "classes": images.samples.classes,
         "ways": ways[""],
         "among": ways.get("/among"),
-        "subset": len(set(labels.tolist())),
+        "there": sum(map(bool, images.right)),
+        "whole": images.whole,
     }
     return Record(images.name, images.samples.keys, columns, facts)
 
@@ -95,7 +96,11 @@ def figure(of: str, name: str, found: Interval | float, n: int, **more: Any) -> 
 
 def figures(record: Record) -> list[Figure]:
     """Accuracy (the authors' number of ways first), its mean over classes, calibration; and what their plots are drawn from."""
-    n, lines = len(record), []
+    n = len(record)
+    lines: list[Figure] = []
+    if record.facts["there"] < record.facts["whole"]:
+        said = f"{record.facts['there']} of its {record.facts['whole']} classes are there"
+        lines.append({"kind": "note", "set": record.set, "text": said})
     ways = [(record.facts["among"], "/among"), (record.facts["ways"], "")]
     for count, suffix in [each for each in ways if each[0] is not None]:
         right = record.columns[f"{SCORE}{name_of('top1', count)}"].astype(bool)

@@ -27,8 +27,10 @@ def compare(a: Path, b: Path, out: Path) -> list[Figure]:
         or whole groups of them, are drawn anew, the same for both models), and for right and wrong the exact p of McNemar's test.
 
     Raises:
-        ValueError: a set's images are not the same in both, or the runs have no set in common.
+        ValueError: a set's images are not the same in both, the runs have no set in common, or ``out`` is one of them.
     """
+    if out.resolve() in (a.resolve(), b.resolve()):
+        raise ValueError(f"out must be another folder than the runs', got {out}")
     settings = {
         "command": "compare",
         "a": read_settings(a)["model"],

@@ -15,7 +15,7 @@ from dali_icgan.evaluate.sets import CORRUPTIONS, SEVERITIES
 Floats = npt.NDArray[np.float64]
 
 # AlexNet's top-1 error on each corruption, the mean over the five severities: the denominators of Hendrycks and Dietterich 2019
-# (arXiv 1903.12261), to the digits with which they are passed on with the benchmark.
+# (arXiv 1903.12261), as github.com/google-research/augmix (imagenet.py) has them from the authors.
 ALEXNET_ERROR = dict(
     zip(
         CORRUPTIONS,

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class TimmModel(Model):
     ) -> None:
         timm = _timm()
         if not timm.is_model(architecture):
-            raise ValueError(f"model must be one of timm {timm.__version__}, got {architecture!r}")
+            near = "".join(f"; did you mean {each}?" for each in get_close_matches(architecture, timm.list_models(), 1))
+            raise ValueError(f"model must be one of timm {timm.__version__}, got {architecture!r}{near}")
         if checkpoint is None:
             net = timm.create_model(architecture, pretrained=True)
         else:
@@ -76,13 +78,10 @@ class TimmModel(Model):
                 net = timm.create_model(architecture, pretrained=False, num_classes=len(state[head]))
             else:  # of a self-supervised training, say
                 state = {name: tensor for name, tensor in state.items() if name in net.state_dict()}
-            try:
-                net.load_state_dict(state)
-            except RuntimeError as error:
-                said = " ".join(str(error).split())
-                raise ValueError(
-                    f"{checkpoint} must be a checkpoint of timm's {architecture}, got others: {said}"
-                ) from error
+            strange = _strange(net.state_dict(), state)
+            if strange:
+                raise ValueError(f"{checkpoint} must be a checkpoint of timm's {architecture}, got {strange}")
+            net.load_state_dict(state)
         self.name = f"timm:{architecture}" + ("" if checkpoint is None else f"@{checkpoint}")
         self.digest = _digest(net.state_dict())
         self.classes = net.num_classes
@@ -168,6 +167,18 @@ def _read(path: Path) -> dict[str, Tensor]:
     if strange or not state:
         raise ValueError(f"{path} must hold a model's tensors, got {strange[0] if strange else 'nothing'}")
     return state
+
+
+def _strange(wanted: dict[str, Tensor], state: dict[str, Tensor]) -> str:
+    """What is wrong with a checkpoint's tensors; "" where they are the wanted ones."""
+    missing, others = [n for n in wanted if n not in state], [n for n in state if n not in wanted]
+    shaped = [n for n in wanted if n in state and wanted[n].shape != state[n].shape]
+    said = [f"one without {len(missing)} of its tensors, such as {missing[0]}"] if missing else []
+    said += [f"{len(others)} tensors that it has not, such as {others[0]}"] if others else []
+    for name in shaped[:1]:
+        shapes = f"{list(state[name].shape)} and not {list(wanted[name].shape)}"
+        said.append(f"{len(shaped)} tensors of other shapes, such as {name} of {shapes}")
+    return "; ".join(said)
 
 
 def _digest(state: dict[str, Tensor]) -> str:

@@ -62,7 +62,10 @@ def read_classes(path: Path) -> dict[str, int]:
 
     Raises:
         ValueError: a name is empty or comes twice.
+        FileNotFoundError: there is no such file.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"classes must be a file, got {path}, which is none")
     names = path.read_text().splitlines()
     if not names or len(set(names)) < len(names) or not all(names):
         raise ValueError(f"{path} must hold a folder's name a line, each once, got {len(names)} lines, {len(set(names))} of them different")  # fmt: skip
@@ -124,6 +127,11 @@ def _summed_up(lines: list[Figure]) -> list[Figure]:
             continue
         error = {(line["set"].split("/")[1], int(line["set"].split("/")[2])): 1 - line["value"] for line in top1}
         n = sum(line["images"] for line in top1)
+        partly = sum(line["set"].startswith(f"{name}/") and line["kind"] == "note" for line in lines)
+        if partly:
+            kept.append(
+                {"kind": "note", "set": name, "text": f"classes are missing in {partly} of its {len(error)} parts"}
+            )
         if name == "imagenet-c":
             mce = mean_corruption_error(error)
             if mce is not None:

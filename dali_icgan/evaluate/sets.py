@@ -32,7 +32,8 @@ CORRUPTIONS = (
     "jpeg_compression",
 )
 SEVERITIES = (1, 2, 3, 4, 5)
-# The authors' archives are unpacked with or without these; their four additional corruptions are for choosing settings, not in mCE.
+# The authors' archives (zenodo.org/record/2235448) are unpacked with or without these; their four additional corruptions are for
+# choosing settings, not in mCE.
 _GROUPS = ("noise", "blur", "weather", "digital", "extra")
 _ADDITIONAL = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
 
@@ -47,6 +48,7 @@ class ImageSet:
         right: of each label, the model's classes that count as right: one, or several where the folder's meaning is wider.
         among: the classes that the authors' own figure chooses from; None: all of the model's.
         cropped: whether the authors have already resized and cropped to 224 pixels.
+        whole: how many classes there are when all of the set is there; 0: unknown.
     """
 
     name: str
@@ -54,6 +56,7 @@ class ImageSet:
     right: Classes
     among: tuple[int, ...] | None = None
     cropped: bool = False
+    whole: int = 0
 
     def limited(self, limit: int | None) -> "ImageSet":
         """So many images of it, evenly spaced over it; None: all."""
@@ -72,7 +75,8 @@ def imagenet_classes() -> dict[str, int]:
 
 @cache
 def subset(letter: str) -> tuple[str, ...]:
-    """The 200 WordNet ids of ImageNet-A ("a") or ImageNet-R ("r"): timm's lists."""
+    """The 200 WordNet ids of ImageNet-A ("a") or ImageNet-R ("r"): timm's lists, which are those of the authors' eval.py
+    (github.com/hendrycks/natural-adv-examples and imagenet-r)."""
     path = resources.files("timm.data") / "_info" / f"imagenet_{letter}_synsets.txt"
     return tuple(path.read_text().split())
 
@@ -95,7 +99,8 @@ def folder_set(name: str, folder: Path, known: Mapping[str, int], among: Sequenc
     classes = samples.classes or []
     _check_known(name, folder, classes, known if among is None else among)
     chosen = None if among is None else tuple(sorted(known[each] for each in among))
-    return ImageSet(name, samples, tuple((known[each],) for each in classes), chosen)
+    right = tuple((known[each],) for each in classes)
+    return ImageSet(name, samples, right, chosen, whole=len(known if among is None else among))
 
 
 def _chosen(samples: Samples, rows: list[int]) -> Samples:
@@ -161,7 +166,11 @@ _OBJECTNET = (
 
 
 def _objectnet(name: str, folder: Path) -> list[ImageSet]:
-    """Its 113 classes that ImageNet has, by the mappings in its download; the other folders are left out."""
+    """Its 113 classes that ImageNet has, by the mappings in its download; the other 200 folders are left out.
+
+    They are 125 of ImageNet's classes. To choose the likeliest of these and call each right that its folder is mapped to is the same as
+    the choice among 113 groups of them (github.com/mlfoundations/wise-ft, objectnet.py).
+    """
     images = folder / "images" if (folder / "images").is_dir() else folder
     known, overlapping = objectnet_classes(folder / "mappings")
     samples = as_samples(images)
@@ -172,7 +181,7 @@ def _objectnet(name: str, folder: Path) -> list[ImageSet]:
     if not kept:
         raise FileNotFoundError(f"{name} must have images of classes that ImageNet has, got none in {images}")
     among = tuple(sorted({each for classes in overlapping.values() for each in classes}))
-    return [ImageSet(name, edited(_chosen(samples, kept), without_border), right, among)]
+    return [ImageSet(name, edited(_chosen(samples, kept), without_border), right, among, whole=len(overlapping))]
 
 
 def objectnet_classes(mappings: Path) -> tuple[list[str], dict[str, tuple[int, ...]]]:

@@ -86,14 +86,33 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 
 def test_another_architectures_file(checkpoint):
-    with pytest.raises(ValueError, match=r"must be a checkpoint of timm's test_vit, got others: .*Missing key"):
+    said = r"must be a checkpoint of timm's test_vit, got one without \d+ of its tensors, such as cls_token$"
+    with pytest.raises(ValueError, match=said):
         load_model("timm:test_vit", checkpoint, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda state: {**state, "extra": torch.ones(3)}, "1 tensors that it has not, such as extra"),
+        (
+            lambda state: {**state, "conv1.0.weight": torch.ones(5)},
+            r"1 tensors of other shapes, such as conv1.0.weight of \[5\] and not \[",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit(checkpoint, tmp_path, change, said):
+    state = torch.load(checkpoint, weights_only=True)["model"]
+    torch.save(change(state), tmp_path / "bad.pth")
+    with pytest.raises(ValueError, match=f"must be a checkpoint of timm's test_resnet, got {said}"):
+        load_model("test_resnet", tmp_path / "bad.pth", "cpu")
 
 
 @pytest.mark.parametrize(
     ("name", "dtype", "error", "said"),
     [
-        ("timm:no_such_net", "float32", ValueError, "model must be one of timm .* got 'no_such_net'"),
+        ("timm:no_such_net", "float32", ValueError, "model must be one of timm .* got 'no_such_net'$"),
+        ("timm:resnet_50", "float32", ValueError, r"got 'resnet_50'; did you mean resnet50\?"),
         ("test_resnet@/none.pth", "float32", FileNotFoundError, "checkpoint must be a file, got /none.pth"),
         ("test_resnet@/none.pth", "int8", ValueError, "dtype must be one of float32, float16, bfloat16, got 'int8'"),
     ],

@@ -6,6 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
+from torch.utils.data import RandomSampler
 
 from dali_icgan.augment import EvalTransform, TrainTransform
 from dali_icgan.data import as_samples
@@ -83,7 +84,7 @@ def test_linear_against_a_plain_loop(how, validation, tmp_path, protocol):
     for epoch in range(3):
         seen = features(TrainTransform(64, **shape), epoch) if protocol == "crops" else centre
         assert torch.equal(seen, centre) == (protocol == "cached")
-        for rows in torch.randperm(40, generator=order).split(16):
+        for rows in torch.tensor(list(RandomSampler(range(40), generator=order))).split(16):
             optimizer.zero_grad()
             nn.functional.cross_entropy(head(seen[rows]), labels[rows]).backward()
             optimizer.step()

@@ -110,6 +110,8 @@ def test_classes_of_ones_own(of_model, tmp_path):
     (tmp_path / "few.txt").write_text("class3\nclass10\n")
     said = evaluate("imagenet", *arguments, "--classes", tmp_path / "few.txt", "--out", tmp_path / "b", code=2)
     assert "model must have the 2 classes" in said
+    said = evaluate("imagenet", *arguments, "--classes", tmp_path / "no.txt", "--out", tmp_path / "b", code=2)
+    assert f"classes must be a file, got {tmp_path / 'no.txt'}, which is none" in " ".join(said.split())
 
 
 @pytest.fixture
@@ -149,6 +151,8 @@ def test_robustness(of_model, robustness, tmp_path):
     page = check_page(out, "accuracy.png", "calibration.png", "classes.png", "imagenet-c.png")
     assert "**imagenet-c lacks gaussian_noise/1, " in page
     assert "so there is no mCE" in page
+    assert "**imagenet-a: 3 of its 200 classes are there.**" in page
+    assert "**imagenet-c: classes are missing in 4 of its 4 parts.**" in page
     assert "Recht et al. 2019" in page
 
 
@@ -336,10 +340,20 @@ def test_compare_refuses_what_it_cannot_read(tmp_path):
     assert "must be the folder of an evaluation" in evaluate(
         "compare", tmp_path / "a", tmp_path, "--out", tmp_path / "out", code=2
     )
+    said = evaluate("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "a", code=2)
+    assert "out must be another folder than the runs'" in said
     written(tmp_path / "b", "test", [1, 0])
     (tmp_path / "b" / "predictions" / "test.safetensors").write_bytes(b"damaged")
     said = evaluate("compare", tmp_path / "a", tmp_path / "b", "--out", tmp_path / "out", code=2)
     assert "must be a file of an evaluation, got another or a damaged one" in said
+
+
+def test_a_mistake_in_the_options_is_one_line(of_model, tmp_path):
+    out = ("--out", tmp_path / "out")
+    said = evaluate("linear", *of_model, *out, code=2)
+    assert said == "error: --data must be given, or --train and --test, got neither\n"
+    said = evaluate("robustness", *of_model, "--data", tmp_path, "--set", "imagenet-a", *out, code=2)
+    assert said == "error: --set must be NAME=FOLDER, got imagenet-a\n"
 
 
 def test_help_names_the_evaluations():

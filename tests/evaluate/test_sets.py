@@ -195,6 +195,36 @@ def test_objectnet_refuses_a_name_on_two_lines(objectnet):
         find_sets(objectnet.parent, {})
 
 
+def test_what_ships_beside_the_classes_is_no_class(objectnet):
+    root = objectnet.parent
+    folders(root / "imagenet-a", "n02007558")
+    folders(root / "imagenet-c" / "fog" / "3", "n02391049")
+    folders(root / "stylized-imagenet" / "val", "n02391049")
+    folders(root / "stylized-imagenet" / "train", "n02099601")
+    for place in (
+        "imagenet-a/README.txt",
+        "imagenet-c/noise.tar",
+        "objectnet-1.0/README",
+        "objectnet-1.0/images/.DS_Store",
+    ):
+        (root / place).write_bytes(b"beside")
+    (root / "imagenet-a" / "n02007558" / ".DS_Store").write_bytes(b"hidden")
+    found, _ = find_sets(root, {})
+    images = {name: sets[0].samples.keys for name, sets in found.items()}
+    assert images["imagenet-a"] == ["n02007558/0.jpg"]
+    assert images["imagenet-c"] == images["stylized"] == ["n02391049/0.jpg"]
+    assert len(images["objectnet"]) == 6
+
+
+def test_how_many_classes_a_whole_set_has(objectnet):
+    root = objectnet.parent
+    for name in ("imagenet-a", "imagenet-r", "sketch", "imagenet-c/fog/1"):
+        folders(root / name, "n02007558")  # flamingo
+    found, _ = find_sets(root, {})
+    whole = {name: sets[0].whole for name, sets in found.items()}
+    assert whole == {"imagenet-a": 200, "imagenet-r": 200, "imagenet-sketch": 1000, "imagenet-c": 1000, "objectnet": 3}
+
+
 def test_places_given(tmp_path):
     elsewhere = folders(tmp_path / "elsewhere", "n02391049")
     found, missing = find_sets(tmp_path, {"imagenet-sketch": elsewhere})
