@@ -22,7 +22,7 @@ class _OneLineErrors(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # click ends quietly where nobody reads on
             raise
         except KeyboardInterrupt:
             typer.secho("stopped; the same command goes on, where it can", err=True)

@@ -148,7 +148,7 @@ class Trainer:
                 task.network, device_ids=[self.device] if self.device.type == "cuda" else None
             )
         optimizer, schedule = recipe.optimizer, recipe.schedule
-        if optimizer.name not in (known := list_optimizers()):
+        if optimizer.name not in (known := [str(each) for each in list_optimizers()]):
             near = difflib.get_close_matches(optimizer.name, known, 3, 0.5)
             said = f"; near it: {', '.join(near)}" if near else ""
             raise ValueError(
