@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dali_icgan.bench.results import Run, read_run
+from dali_icgan.bench.simulate import check
+from dali_icgan.bench.tables import stages
+
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 PAGE = ROOT / "docs" / "performance.md"
@@ -273,6 +277,67 @@ Rows are a loader's microbatch, 32 up to 64 px and 4 above. `dali-icgan tune` me
     ]
 
 
+PROFILE = """## Where the time goes
+`dali-icgan bench profile --data FOLDER --out DIR` runs the loader beside a training step (`--step`) or nothing. trace.json is a timeline of
+the stages read, decode, generate, assemble and of who waits, a row a thread, with epoch and batch; ui.perfetto.dev opens it. A table says
+which stage is busy most, and so sets the pace. A span is the host's time; on a GPU a stage queues its work, and
+`DALI_ICGAN_NVTX=1 nsys profile ...` shows the same spans as NVTX ranges over the kernels, of any training script. In one's own code
+`dali_icgan.spans.recording()` keeps the spans. Batches are the same bits with it. It also measures each stage by itself, for what follows."""
+
+SIMULATION = """## On machines that are not at hand
+`dali-icgan bench simulate --rates DIR --gpus N --cores-per-gpu C --storage MB/S --p P --step IMAGES/S` says which resource limits, how many
+images a second come, and whether training starves. DIR is of `bench profile` or `bench`, run on the processor in question.
+
+The stages of a loader overlap, so the images that come in a second are the least of what each resource has for them. There is one process a
+GPU. Of the images the share p is generated, with features from a bank; the rest are read, decoded and assembled. q is the share that goes
+through a stage: 1 - p of reading and decoding, p of generating; assembling a generation and a photograph cost differently, and are
+measured apart. N processes have
+
+| resource | images/s | where |
+|---|---|---|
+| storage | B / ((1 - p) b) | B bytes/s for all of them, b bytes a file |
+| cores | N C / sum of q u, stages on the CPU | u: CPU seconds of an image, all threads together |
+| a stage by itself | N / (q (a + (u - a) / C)) | a: seconds of an image in which the stage uses one core, or waits |
+| GPU | N / (sum of q g, stages on the GPU, + s) | g: its seconds of an image; s: those of a training step |
+
+A stage works on one batch at a time. With T threads it takes w seconds and u CPU seconds of an image, so a = (T w - u) / (T - 1), of the
+quickest window. Costs are those of as many threads as there are cores, or of the most that were measured: cores that share a memory, or are
+two threads of one core, slow each other down, and that is in the u of T threads. Training starves where the GPU waits for
+images, for 1 - (images/s) / (images/s that the GPU allows) of the time; where the generator takes time of the GPU, training is slower and
+does not wait. On a CPU training shares the cores. The range is of all stages in their slowest windows, and all in their quickest.
+
+Left out: the page cache (every file comes from the storage), other processors or clocks than the measured, links between GPUs, what several
+processes on one memory cost each other beyond what threads do, what a loader does beside its stages, features found online, and any variation
+that a look-ahead of a few batches would not even out. `--on-gpu STAGE=IMAGES/S` puts a stage on the GPU, at a rate known from elsewhere."""
+
+
+def simulation(run: Run) -> str:
+    """Predicted beside measured."""
+    lines = [
+        "| case | predicted | range | measured | range | predicted / measured | limits |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for each in check(run.records):
+        said, measured = each.prediction, sorted(each.measured)
+        cells = [
+            each.case,
+            rate_cell(said.images_per_s),
+            f"{said.least:,.0f} to {said.most:,.0f}",
+            rate_cell(each.median),
+        ]
+        cells += [f"{measured[0]:,.0f} to {measured[-1]:,.0f}", f"**{each.ratio:.2f}**", said.limit]
+        lines.append("| " + " | ".join(cells) + " |")
+    machine = run.machine
+    said = (
+        f'On a processor that calls itself "{machine["processor"]}", torch {machine["versions"]["torch"]}, DALI {machine["versions"]["dali"]}, '
+        f"{machine['date'][:10]}, commit {machine['commit']}; {machine['files']} photographs of {machine['megapixels']:.2f} megapixels on average."
+    )
+    command = f"```sh\n{machine['command']}\n```"
+    return "\n\n".join(
+        ["### Predicted beside measured", "\n".join(lines), said, command, *(each.markdown(0) for each in stages(run))]
+    )
+
+
 def page(results: Path = RESULTS) -> str:
     generators, extractors, loader, training, attentions, tables = (newest(file, results) for file in CONTESTS)
     parts = [
@@ -305,6 +370,9 @@ does not have ready in time is waited for.""",
                 for group in _groups(training, "gpu", "instructions", "cores", "model", "size", "generator")
             ),
         ]
+    parts += [PROFILE, SIMULATION]
+    if (results / "simulation.jsonl").exists():
+        parts.append(simulation(read_run(results / "simulation.jsonl")))
     if not any(record["gpu"] for record in (*generators, *extractors, *loader, *training)):
         parts.append(
             "**No GPU has run any of this yet**: the CUDA plan is compiled, and its kernels run in the tests on a CPU; "

@@ -1,10 +1,17 @@
-"""Writes the README's tables from recorded runs, no number typed by hand:  python benchmarks/readme.py [--check]"""
+"""Writes the tables of the README and of docs/benchmark.md from recorded runs, no number typed by hand:  python benchmarks/readme.py [--check]
+
+Runs of `dali-icgan bench` lie in results/bench, their bench.jsonl under a name of their own; the newest is shown. Until there is one the
+README shows results/loader.jsonl.
+"""
 
 import sys
 from pathlib import Path
 from typing import Any
 
-from performance_page import newest, rate_cell, ratio_cell
+from performance_page import RESULTS, newest, rate_cell, ratio_cell
+
+from dali_icgan.bench.report import generations_table, peers_table, tables_alone
+from dali_icgan.bench.results import Run, read_run
 
 ROOT = Path(__file__).parents[1]
 SIZE = 224  # of the lines without generations
@@ -59,16 +66,42 @@ def loader_table() -> str:
     return "\n".join([*lines, "", note])
 
 
-def with_tables(readme: str) -> str:
-    """The README with its marked blocks written anew."""
-    before, rest = readme.split("<!-- loader -->")
-    _, after = rest.split("<!-- /loader -->")
-    return f"{before}<!-- loader -->\n{loader_table()}\n<!-- /loader -->{after}"
+def newest_run(folder: Path = RESULTS / "bench") -> Run | None:
+    """The last recorded run with rates of peers; None where there is none yet."""
+    runs = [read_run(path) for path in folder.glob("*.jsonl")]
+    return max(
+        (run for run in runs if run.of("throughput", axis="peers")), key=lambda r: r.machine["date"], default=None
+    )
+
+
+def readme_block(run: Run | None) -> str:
+    """What stands between the README's marks."""
+    return loader_table() if run is None else "\n\n".join(filter(None, [peers_table(run), generations_table(run)]))
+
+
+def bench_block(run: Run | None) -> str:
+    """What stands between the marks of docs/benchmark.md."""
+    return "*No run has been recorded yet.*" if run is None else tables_alone(run)
+
+
+def pages(run: Run | None) -> dict[Path, str]:
+    """Each page with its marked block written anew."""
+    blocks = {ROOT / "README.md": ("loader", readme_block), ROOT / "docs" / "benchmark.md": ("bench", bench_block)}
+    return {
+        path: with_block(path.read_text(), mark, block(run)) for path, (mark, block) in blocks.items() if path.exists()
+    }
+
+
+def with_block(text: str, mark: str, block: str) -> str:
+    """A page with what is between its marks exchanged."""
+    before, rest = text.split(f"<!-- {mark} -->")
+    _, after = rest.split(f"<!-- /{mark} -->")
+    return f"{before}<!-- {mark} -->\n{block}\n<!-- /{mark} -->{after}"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    wanted = with_tables(path.read_text())
-    if "--check" in sys.argv[1:]:
-        sys.exit(wanted != path.read_text() and "README.md: run python benchmarks/readme.py")
-    path.write_text(wanted)
+    for path, wanted in pages(newest_run()).items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(wanted)
+        elif wanted != path.read_text():
+            sys.exit(f"{path.relative_to(ROOT)}: run python benchmarks/readme.py")

@@ -127,7 +127,8 @@ def case_name(record: Record, fields: Iterable[str] = KEYS) -> str:
     said = [str(record["peer"])]
     for name in fields:
         value = record.get(name)
-        if name in ("kind", "peer", "axis", "device") or value is None:
+        said_already = name in ("kind", "peer", "axis", "device", "network")
+        if said_already or value is None or (name == "generator" and value == OURS):
             continue
         if name == "p":
             said.append(f"p = {value:g}")

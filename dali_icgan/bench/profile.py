@@ -22,6 +22,7 @@ from dali_icgan.spans import Span, recording, span
 
 Consumer = Callable[[Tensor, Tensor], None]
 WAIT, STEP = "wait", "step"
+_ORDER = ("read", "decode", "generate", "assemble", WAIT, STEP)
 
 
 class Training:
@@ -143,7 +144,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 def shares(spans: Iterable[Span], begin: float, end: float) -> list[Share]:
-    """What each stage took from ``begin`` to ``end``, thread by thread, in the order in which they first came."""
+    """What each stage took from ``begin`` to ``end``, thread by thread, in the order of a batch's way."""
     found: dict[tuple[str, str], list[tuple[Span, float, float]]] = {}
     for each, seconds, cpu in own_times(spans, begin, end):
         found.setdefault((each.stage, each.thread), []).append((each, seconds, cpu))
@@ -152,7 +153,7 @@ def shares(spans: Iterable[Span], begin: float, end: float) -> list[Share]:
         images = sum(each.images for each, _, _ in parts)
         seconds, cpu = sum(part[1] for part in parts), sum(part[2] for part in parts)
         rows.append(Share(stage, thread, len(parts), images, seconds, cpu, seconds / (end - begin)))
-    return rows
+    return sorted(rows, key=lambda row: _ORDER.index(row.stage) if row.stage in _ORDER else len(_ORDER))
 
 
 def own_times(spans: Iterable[Span], begin: float, end: float) -> list[tuple[Span, float, float]]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 from dali_icgan.bench import plots, tables
-from dali_icgan.bench.results import OURS, Run, read_run
+from dali_icgan.bench.results import OURS, Record, Run, read_run
 from dali_icgan.bench.tables import Table
 from dali_icgan.training.state import write_whole
 
 _HOW = (
     "Rates are images a second, the median of windows in which all contestants of a table take turns; a ratio is the median of the windows' "
-    f"ratios. A peer whose median is above ours is marked: ⚠ {tables.AHEAD}. CPU seconds and memory count worker processes too."
+    f"ratios. A peer whose median is above ours is marked: ⚠ {tables.AHEAD}. CPU seconds and memory, its peak beyond what was there before, are of worker processes too."
 )
 _TRAINING = (
     'Images a second of training, fed by one batch again and again and by each loader. "Waiting" is the share of the time in which a step '
@@ -119,38 +119,64 @@ def peers_table(run: Run) -> str:
     """The contests of photographs in one table, as Markdown, for pages outside a run's folder.
 
     Columns: the contestants' rates at p = 0 by the number of cores, in the C library's allocator as it is, beside DataLoader + PIL.
+
+    Raises:
+        ValueError: the run has none.
     """
-    groups = [each for each in tables.contests(run, "peers") if each[0].get("allocator") in (None, "stock", "torch")]
+    groups = [each for each in tables.contests(run, "peers") if _stock(each)]
     if not groups:
         raise ValueError(f"{run.folder} must hold rates of peers, got none")
-    names = list(dict.fromkeys((each["peer"]) for group in groups[::-1] for each in group))
+    names = list(dict.fromkeys(each["peer"] for group in groups[::-1] for each in group))
     head, rows = ["photographs, p = 0"], [[f"**{n}**" if n == OURS else tables.plain(run.title(n))] for n in names]
     for group in groups:
         base, by_peer = tables.baseline(group), {each["peer"]: each for each in group}
-        ours = by_peer.get(OURS)
-        where = tables.place(group[0]).split(",")[0]
-        head += [f"{where}, images/s", "times DataLoader + PIL"]
+        head += [f"{tables.where(group[0])}, images/s", "times DataLoader + PIL"]
         for row, name in zip(rows, names, strict=True):
-            each = by_peer.get(name)
-            mark = f" ⚠ {tables.AHEAD}" if each is not None and tables.is_ahead(each, ours) else ""
-            row += ["", ""] if each is None else [tables.rate(tables.median(each)) + mark, "1" if each is base else tables.times(tables.ratios(each, base))]  # fmt: skip
-    said = [f"{tables.plain(run.machine['processor'])}, {run.machine['date'][:10]}, commit {run.machine.get('commit')}"]
-    said += [f"{group_size(groups)}"]
-    absent = [
-        tables.plain(f"{each['title']} ({each['reason']})")
-        for each in run.of("peer", installed=False)
-        if each.get("reason")
-    ]
-    note = f"Medians of alternating windows, ratios' range in brackets; {'; '.join(said)}."
-    if absent:
-        note += f" Not measured: {', '.join(absent)}."
+            row += _cells(by_peer.get(name), base, by_peer.get(OURS))
+    absent = [f"{each['title']} ({each['reason']})" for each in run.of("peer", installed=False) if each.get("reason")]
+    one, machine = groups[0][0], run.machine
+    note = (
+        f"{one['size']} px, batch {one['batch_size']}; {tables.plain(machine['processor'])}, {machine['date'][:10]}, commit "
+        f"{machine.get('commit')}; medians of alternating windows, in brackets the range of their ratios."
+    )
+    note += f" Not measured: {tables.plain(', '.join(absent))}." if absent else ""
     return "\n\n".join([Table("", head, rows).markdown(0), note])
 
 
-def group_size(groups: Sequence[Sequence[dict[str, object]]]) -> str:
-    """What all contests have in common, in words."""
-    one = groups[0][0]
-    return f"{one['size']} px, batch {one['batch_size']}"
+def generations_table(run: Run) -> str:
+    """The contests with generations, features from a bank, in one table, as Markdown: ours beside DataLoader + PIL + eager generator.
+
+    "" of a run without.
+    """
+    rows = []
+    for group in tables.contests(run, "generators"):
+        base, ours = tables.baseline(group), next((each for each in group if each["peer"] == OURS), None)
+        if _stock(group) and group[0].get("source") == "bank" and base is not None and ours is not None:
+            one = [f"{ours['p']:g}", str(ours.get("case") or ""), str(ours["size"]), tables.where(ours)]
+            rates = [tables.rate(tables.median(each)) for each in (base, ours)]
+            rows.append([*one, *rates, f"**{tables.times(tables.ratios(ours, base))}**"])
+    head = ["p", "generator", "px", "", "DataLoader + PIL + eager generator, images/s", "dali_icgan, images/s", "ratio"]
+    return Table("", head, rows, words=4).markdown(0) if rows else ""
+
+
+def tables_alone(run: Run) -> str:
+    """The report's tables of rates and of training, for a page outside the run's folder."""
+    found = [*tables.rates(run, "peers"), *tables.rates(run, "generators"), *tables.training(run)]
+    return "\n\n".join([_HOW, *(each.markdown() for each in [*found, *tables.startup(run), *tables.missing(run)])])
+
+
+def _stock(group: Sequence[Record]) -> bool:
+    return group[0].get("allocator") in (None, "stock", "torch")
+
+
+def _cells(record: Record | None, base: Record | None, ours: Record | None) -> list[str]:
+    if record is None:
+        return ["", ""]
+    mark = f" ⚠ {tables.AHEAD}" if tables.is_ahead(record, ours) else ""
+    return [
+        tables.rate(tables.median(record)) + mark,
+        "1" if record is base else tables.times(tables.ratios(record, base)),
+    ]
 
 
 # ---------------------------------------------------------------------- one file
@@ -165,7 +191,7 @@ h1 { margin-top: .5rem; } h2 { border-top: 1px solid var(--line); padding-top: 1
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { background: var(--soft); } td:first-child { min-width: 9rem; }
-th[style*=right], td[style*=right] { white-space: nowrap; }
+td[style*=right] { white-space: nowrap; }
 tr.ahead td { color: var(--warn); } tr.ours td { background: var(--soft); }
 p:has(> img) { overflow-x: auto; }
 img { max-width: 100%; min-width: 34rem; height: auto; background: #fff; border-radius: 4px; }

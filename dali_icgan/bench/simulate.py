@@ -109,11 +109,16 @@ class Prediction:
 
 @dataclass(frozen=True)
 class _Cost:
-    """Seconds of one image in one stage, and the CPU's, each median, least and most; on how many threads."""
+    """Of one image in one stage.
+
+    Attributes:
+        wall, cpu: seconds, and CPU seconds, each median, least and most.
+        one_core: seconds in which it uses one core or waits, of what it takes on all of them.
+    """
 
     wall: Mapping[str, float]
     cpu: Mapping[str, float]
-    threads: int
+    one_core: float
     on_gpu: bool
     bytes: float
 
@@ -175,9 +180,7 @@ def _limits(stages: Sequence[Record], target: Target, which: str) -> dict[str, f
 
 def _alone(cost: _Cost, cores: int, which: str) -> float:
     """Seconds of an image in a stage that has all cores."""
-    cpu, threads = cost.cpu[which], cost.threads
-    one = 0.0 if threads == 1 else min(max((threads * cost.wall[which] - cpu) / (threads - 1), 0.0), cost.wall[which])
-    return one + max(cpu - one, 0.0) / cores
+    return cost.one_core + max(cost.cpu[which] - cost.one_core, 0.0) / cores
 
 
 def _cost(stages: Sequence[Record], stage: str, made: bool, target: Target) -> _Cost:
@@ -191,8 +194,13 @@ def _cost(stages: Sequence[Record], stage: str, made: bool, target: Target) -> _
     found = [each for each in found if each["threads"] == threads]
     wall = [w for each in found for w in each.get("windows") or [each["seconds_per_image"]]]
     cpu = [w for each in found for w in each.get("cpu_windows") or [each.get("cpu_s_per_image") or each["seconds_per_image"]]]  # fmt: skip
+    one_core = 0.0
+    if threads > 1 and len(wall) == len(cpu):
+        # Of the quickest window: whatever else a machine does only adds waiting.
+        least = min(range(len(wall)), key=wall.__getitem__)
+        one_core = min(max((threads * wall[least] - cpu[least]) / (threads - 1), 0.0), wall[least])
     size = statistics.fmean(each.get("bytes_per_image") or 0.0 for each in found) if stage == "read" else 0.0
-    return _Cost(_spread(wall), _spread(cpu), threads, str(found[0]["device"]).startswith("cuda"), size)
+    return _Cost(_spread(wall), _spread(cpu), one_core, str(found[0]["device"]).startswith("cuda"), size)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

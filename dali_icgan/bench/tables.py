@@ -93,10 +93,16 @@ def contests(run: Run, axis: str) -> list[list[Record]]:
 _PLACE = ("p", "case", "source", "size", "batch_size", "threads", "allocator", "device")
 
 
+def where(record: Record) -> str:
+    """How many cores a contest was held to, or its device."""
+    threads = record["threads"]
+    return f"{threads} core{'s' * (threads > 1)}" if record["device"] == "cpu" else str(record["device"])
+
+
 def place(record: Record) -> str:
-    """Where a contest was held, in words."""
-    threads, allocator = record["threads"], record.get("allocator")
-    said = [f"{threads} core{'s' * (threads > 1)}" if record["device"] == "cpu" else str(record["device"])]
+    """What a contest was, in words."""
+    allocator = record.get("allocator")
+    said = [where(record)]
     if record["p"]:
         said += [f"p = {record['p']:g}", *([str(record["case"])] if record.get("case") else [])]
         said += [f"features {'from a bank' if record.get('source') == 'bank' else record.get('source')}"]
@@ -115,7 +121,7 @@ def contestant(run: Run, record: Record) -> str:
 
 _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     "cpu_s_per_1000": ("CPU s per 1,000", lambda value: f"{value:.3g}"),
-    "peak_rss_mb": ("peak RSS, MB", lambda value: f"{value:,.0f}"),
+    "peak_rss_mb": ("memory, MB", lambda value: f"{value:,.0f}"),
     "gpu_memory_mb": ("GPU memory, MB", lambda value: f"{value:,.0f}"),
     "joules_per_1000": ("J per 1,000", lambda value: f"{value:.3g}"),
     "first_batch_s": ("first batch, s", lambda value: f"{value:.2f}"),
@@ -172,9 +178,7 @@ def training(run: Run) -> list[Table]:
             predicted = "" if each.get("predicted_kept") is None else f"{100 * each['predicted_kept']:.0f} %"
             name = contestant(run, each)
             rows.append([f"**{name}**" if each["peer"] == OURS else name, f"{each['p']:g}", rate(median(each)), f"{rate(min(each['images_per_s']))} to {rate(max(each['images_per_s']))}", f"**{100 * each['kept']:.0f} %**" + (f" ({100 * min(kept):.0f} to {100 * max(kept):.0f} %)" if kept else ""), f"{100 * each['waiting']:.1f} %", predicted])  # fmt: skip
-        threads = one["threads"]
-        where = f"{threads} core{'s' * (threads > 1)}" if one["device"] == "cpu" else str(one["device"])
-        title = f"{one['network']}, {one['size']} px, batch {one['batch_size']}, {where}"
+        title = f"{one['network']}, {one['size']} px, batch {one['batch_size']}, {where(one)}"
         head = ["fed by", "p", "images/s", "min to max", "speed kept", "waiting", "what the arithmetic leaves"]
         tables.append(Table(title, head, rows))
     return tables

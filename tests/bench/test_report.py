@@ -1,6 +1,9 @@
 import io
+import json
 import re
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -174,3 +177,23 @@ def test_no_run_is_said(tmp_path):
     (tmp_path / "bench.jsonl").write_text("")
     with pytest.raises(ValueError, match='must begin with a line of kind "machine"'):
         write_report(tmp_path)
+
+
+def test_pages_show_the_newest_run(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    import readme
+
+    assert readme.newest_run(tmp_path) is None
+    assert readme.readme_block(None) == readme.loader_table()
+    for name, date, lines in (("a", "2026-03-01", RUN), ("b", "2026-02-01", RUN), ("c", "2026-04-01", RUN[:5])):
+        content = [{**MACHINE, "date": date, "commit": name}, *lines[1:]]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
+    newest = readme.newest_run(tmp_path)
+    block = readme.readme_block(newest)
+    assert "2026-03-01, commit a;" in block
+    assert row(block, "SPDL")[1] == "1,001 ⚠ ahead of dali_icgan"
+    made = ["0.5", "embedded", "224", "1 core", "260", "810", "**3.1 (3.0 to 3.2)**"]
+    assert row(block, "0.5") == made
+    assert row(readme.bench_block(newest), "DataLoader + PIL + offline JPEGs")[-1] == "331 images, 12.5 s"
+    page = readme.with_block("before <!-- bench -->\nold\n<!-- /bench --> after", "bench", "new")
+    assert page == "before <!-- bench -->\nnew\n<!-- /bench --> after"

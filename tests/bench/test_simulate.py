@@ -1,4 +1,6 @@
 import json
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -242,3 +244,18 @@ def test_a_damaged_run_is_named(tmp_path):
         assert done.exit_code == 2
         assert said in " ".join(done.output.split())
         assert "line 2" in " ".join(done.output.split())
+
+
+def test_the_page_shows_them(tmp_path):
+    sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+    import performance_page
+
+    versions = {"torch": "9.9", "dali": "8.8"}
+    lines = [{**MACHINE, "versions": versions}, *STAGES, throughput(OURS, [900.0, 950.0, 1000.0])]
+    (tmp_path / "simulation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = performance_page.page(tmp_path)
+    said = "| p = 0, 224 px, 1 core, stock | 1,000 images/s | 1,000 to 1,000 | 950 images/s | 900 to 1,000 | **1.05** | cores |"
+    assert said in page
+    assert '"a processor", torch 9.9, DALI 8.8, 2026-01-02' in page
+    assert "| decode |  | 224 | 1 | 0.8 | 0.8 |" in page
+    assert "### Predicted beside measured" not in performance_page.page(tmp_path / "none")
