@@ -97,11 +97,14 @@ def _show(asked: Any, run: Any) -> None:
 
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     with console.status("") as status:
 
         def shown(record: dict[str, Any]) -> None:
-            name = f"{record.get('peer', '')}" + (f" + {record['generator']}" if record.get("generator") else "")
+            generator = record.get("generator")
+            name = str(record.get("peer", "")) + (f" + {generator}" if generator not in (None, record["peer"]) else "")
+            if record.get("compaction") is False:
+                name += ", every row"
             if record["kind"] == "peer" and not record["installed"]:
                 console.print(f"[dim]{record['title']}: {record['reason']}[/]")
             elif record["kind"] == "contract":

@@ -25,9 +25,7 @@ def test_a_case_has_all_figures(source, tmp_path, monkeypatch):
     listed = []
     monkeypatch.setattr(folder_index, "_list", lambda path, *rest: listed.append(path) or list_folder(path, *rest))
     record = startup.measure(source, n, tmp_path)
-    assert list(record) == [
-        *("kind", "source", "entries", "first_batch_s", "state_s", "memory_mb", "per_entry_bytes")
-    ]
+    assert list(record) == [*("kind", "source", "entries", "first_batch_s", "state_s", "memory_mb", "per_entry_bytes")]
     assert (record["kind"], record["source"], record["entries"]) == ("startup", source, n)
     assert 0 < record["per_entry_bytes"] < 1000
     assert record["first_batch_s"] > 0

@@ -32,7 +32,7 @@ class Cropped(torch.utils.data.Dataset[Any]):
         image = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BILINEAR)
         if photos.flip[i]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.moveaxis(np.asarray(image), 2, 0), i
+        return np.moveaxis(np.array(image), 2, 0), i
 
 
 class Timm:
