@@ -73,7 +73,7 @@ def bench_command(
             chances.append(float(each))
         except ValueError:
             raise ValueError(f"--p must be numbers in [0, 1], such as 0,0.5, got {p!r}") from None
-    names = tuple(peer.id for peer in chosen(peers.split(",")))
+    names = tuple(peer.id for peer in chosen(peers.split(",")) if not (quick and peers == "all" and peer.slow_to_begin))
     parts = tuple(only.split(",")) if only else PARTS
     folder = None if data == "synthetic" else Path(data)
     asked = settings(out, folder, resolve_device(device), names, parts, tuple(chances), quick)

@@ -161,5 +161,5 @@ def test_peers_are_chosen_by_name():
     assert chosen(["all"]) == PEERS
     assert chosen(["none"]) == ()
     assert [peer.id for peer in chosen(["dali", "pil"])] == ["pil", "dali"]
-    with pytest.raises(ValueError, match="--peers must be all, none or some of pil, .*, got 'dal'"):
+    with pytest.raises(ValueError, match=r"--peers must be all, none or some of pil, .*, got 'dal'"):
         chosen(["dal"])

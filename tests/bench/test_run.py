@@ -173,8 +173,7 @@ def test_a_peer_with_other_boxes_is_left_out(tmp_path, monkeypatch):
 
     def moved(photos, how):
         photos.box[:, 2:] -= 2
-        opened = opens(photos, how)
-        return opened
+        return opens(photos, how)
 
     monkeypatch.setattr(peers.PEERS[1], "open", moved, raising=False)
     run = tiny(tmp_path, "pil", "torchvision.io")

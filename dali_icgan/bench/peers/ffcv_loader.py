@@ -24,6 +24,7 @@ class Ffcv:
     module = "ffcv.loader"
     settings = "Loader, one thread a core, os_cache, three batches ahead; JPEG bytes stored as they are, resized by area (OpenCV), normalised a batch at a time"
     exact = False
+    slow_to_begin = True
     note = "OpenCV's area filter and the fast DCT: boxes are judged by the same filter"
 
     def open(self, photos: Photos, how: How) -> Opened:

@@ -17,6 +17,7 @@ class Spdl:
     module = "spdl.io"
     settings = "PipelineBuilder, one thread a core; FFmpeg's filters crop, scale (bilinear, accurate rounding) and mirror; convert_frames a batch"
     exact = False
+    slow_to_begin = False
 
     def probe(self) -> str | None:
         """FFmpeg's libraries are not in its wheel."""

@@ -41,6 +41,7 @@ class Timm:
     package = module = "timm"
     settings = "create_loader with its prefetcher, one worker process a core (0 on one core), persistent; PIL crops given by the dataset"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         from timm.data import create_loader
