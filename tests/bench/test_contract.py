@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from dali_icgan.augment import TrainTransform
 from dali_icgan.bench.generated import followed, offline
 from dali_icgan.bench.measure import Pixels, contract, levels, pixels_of
 from dali_icgan.bench.peers import BASELINE, PEERS, chosen
 from dali_icgan.bench.peers.ours import open_ours
 from dali_icgan.bench.peers.peer import Batch, Opened, why_not
-from dali_icgan.bench.scene import files_of
+from dali_icgan.bench.scene import files_of, plan_of
 from dali_icgan.data import as_samples
 from dali_icgan.data.shard_writer import LEAST_SIZE, write_shards
-from tests.bench.scenes import BATCH, ROWS, files, generated, how, plain
+from tests.bench.scenes import BATCH, ROWS, SIZE, files, generated, how, plain
 from tests.photos import make_folder
 
 pytestmark = pytest.mark.dali
@@ -138,14 +139,16 @@ def test_generations_written_before_are_nearly_the_same(tmp_path):
 def test_shards_are_read_as_such(tmp_path):
     folder = tmp_path / "shards"
     write_shards(as_samples(str(make_folder(tmp_path / "photographs", 4))), folder, LEAST_SIZE)
-    found = files_of(folder, ROWS, tmp_path)
-    assert found.shards is not None
+    found = files_of(folder, ROWS, tmp_path / "scratch")
     assert found.facts()["data"] == "given"
     assert found.facts()["images"] == ROWS
-    plan = replace(plain(tmp_path / "other"), files=found)
     same = files_of(tmp_path / "photographs", ROWS, tmp_path)
     assert [label for _, label in found.pairs] == [label for _, label in same.pairs]
-    assert [batch.labels.tolist() for batch in open_ours(plan, None, how(tmp_path))]
+    plan = plan_of(found.first(6), TrainTransform(SIZE))
+    assert len(found.first(6).distinct) == len(plan.files.ours) == 6
+    assert not isinstance(plan.files.ours, list)  # the loader reads the tars, peers the files taken out of them
+    wanted = pixels(BASELINE.open(plan.photos(), how(tmp_path)), plan)
+    assert contract(pixels(open_ours(plan, None, how(tmp_path)), plan), wanted, True)["accepted"]
 
 
 def test_files_are_repeated_where_there_are_fewer(tmp_path):
