@@ -102,7 +102,7 @@ def _show(asked: Any, run: Any) -> None:
 
         def shown(record: dict[str, Any]) -> None:
             generator = record.get("generator")
-            name = str(record.get("peer", "")) + (f" + {generator}" if generator not in (None, record["peer"]) else "")
+            name = str(record.get("peer", "")) + (f" + {generator}" if generator not in (None, record.get("peer")) else "")
             if record.get("compaction") is False:
                 name += ", every row"
             if record["kind"] == "peer" and not record["installed"]:
