@@ -77,16 +77,11 @@ def bench_command(
     parts = tuple(only.split(",")) if only else PARTS
     folder = None if data == "synthetic" else Path(data)
     asked = settings(out, folder, resolve_device(device), names, parts, tuple(chances), quick)
-    changed: dict[str, Any] = {"images": images, "seconds": seconds, "rounds": rounds}
-    if images is not None:
-        changed |= {
-            "training_images": images,
-            "batch_size": min(asked.batch_size, images),
-            "verified": min(asked.verified, images),
-        }
-        changed |= {"training_batch": min(asked.training_batch, images)}
-    if seconds is not None:
-        changed["training_seconds"] = seconds
+    changed: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "training_seconds": seconds}
+    if images is not None:  # a trial
+        few = max(1, images // 2)
+        changed |= {"images": images, "training_images": images, "training_size": 32, "batch_sizes": (few,)}
+        changed |= {"batch_size": images, "training_batch": few, "verified": images}
     asked = replace(asked, **{name: value for name, value in changed.items() if value is not None})
     _show(asked, Run)
 
@@ -102,7 +97,9 @@ def _show(asked: Any, run: Any) -> None:
 
         def shown(record: dict[str, Any]) -> None:
             generator = record.get("generator")
-            name = str(record.get("peer", "")) + (f" + {generator}" if generator not in (None, record.get("peer")) else "")
+            name = str(record.get("peer", "")) + (
+                f" + {generator}" if generator not in (None, record.get("peer")) else ""
+            )
             if record.get("compaction") is False:
                 name += ", every row"
             if record["kind"] == "peer" and not record["installed"]:

@@ -1,6 +1,7 @@
 """A run from the command line: its lines, who is missing, what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +54,8 @@ def run(tmp_path_factory):
         # What a run does last cannot be undone, and other tests are measured in this process too.
         patch.setattr("dali_icgan.bench.run.raise_allocator_thresholds", lambda: None)
         patch.setattr(peers.PEERS[2], "module", "no_such_module")
+        one_core = lambda *given, **named: replace(settings(*given, **named), cores=(1,))  # noqa: E731
+        patch.setattr("dali_icgan.bench.settings.settings", one_core)
         done = bench("--data", data, *TINY, "--peers", "pil,timm", "--only", only, "--out", folder / "out")
     assert done.exit_code == 0, done.output
     return done.output, lines(folder / "out")
@@ -152,7 +155,7 @@ def test_the_folder_must_be_named():
 def tiny(tmp_path, *names):
     data = make_folder(tmp_path / "photographs", 4)
     given = settings(tmp_path / "out", data, torch.device("cpu"), names, (), (0.0,), quick=True)
-    return Run(given.__class__(**{**given.__dict__, "images": 8, "training_images": 8, "batch_size": 4}))
+    return Run(replace(given, images=8, training_images=8, batch_size=4, cores=(1,)))
 
 
 def test_a_peer_that_fails_is_told_and_left_out(tmp_path, monkeypatch):
