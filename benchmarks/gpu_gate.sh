@@ -92,6 +92,6 @@ echo
 echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"
 echo "tests      $(tail -1 "$out/tests.txt")"
 echo "took       ${parts}in all $SECONDS s"
-"$python" benchmarks/table.py "$out"/*.jsonl $([ -e "$out/bench/bench.jsonl" ] && echo "$out/bench/bench.jsonl")
+find "$out" -name "*.jsonl" -print0 | sort -z | xargs -0 "$python" benchmarks/table.py
 [ $failed = 0 ] || { echo "FAILED: see $out"; exit 1; }
 [ $dali = 1 ] || { echo "DALI MISSING"; exit 3; }
