@@ -13,7 +13,7 @@ def bench_rows(record: dict[str, Any]) -> list[str]:
     """Of a line of `dali-icgan bench`: rates, and of a training the speed kept."""
     if record["kind"] not in ("throughput", "training"):
         return []
-    name = record["peer"] + (f" + {record['generator']}" if record["generator"] else "")
+    name = record["peer"] + (f" + {record['generator']}" if record["generator"] not in (None, record["peer"]) else "")
     name += ", every row" if record.get("compaction") is False else ""
     rates = record["images_per_s"]
     figures = [(statistics.median(rates), "images_per_s", f"{min(rates):g} to {max(rates):g}")]
@@ -44,4 +44,5 @@ def rows(record: dict[str, Any]) -> list[str]:
 if __name__ == "__main__":
     for path in map(Path, sys.argv[1:]):
         for line in path.read_text().splitlines():
-            print("\n".join(rows(json.loads(line))))
+            for row in rows(json.loads(line)):
+                print(row)
