@@ -54,6 +54,13 @@ test-clients: .venv/clients build
 	$(PY) -m pip install -q --no-build-isolation -e ".[cu13,dev,clients]"
 	touch $@
 
+# The loaders that `dali-icgan bench` measures beside ours. FFCV is compiled against OpenCV and libjpeg-turbo (libopencv-dev,
+# libturbojpeg0-dev, pkg-config); SPDL needs FFmpeg's libraries (libavdevice, libavfilter): who lacks them is listed, and left out.
+.PHONY: bench-peers
+bench-peers: .venv/installed
+	$(PY) -m pip install -q --no-build-isolation -e ".[cu13,dev,bench]"
+	$(PY) -m pip install -q --no-build-isolation ffcv || echo "FFCV was not installed: bench goes on without it"
+
 lint: .venv/installed
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

@@ -3,7 +3,7 @@
 #
 #   benchmarks/gpu_gate.sh OUTDIR [--fast] [--device cpu]
 #
-# Leaves tests.txt and one .jsonl a benchmark in OUTDIR and prints a short table last, with the seconds that each part took: 9 minutes
+# Leaves tests.txt and one .jsonl a benchmark in OUTDIR (of `dali-icgan bench` in OUTDIR/bench) and prints a short table last, with the seconds that each part took: 9 minutes
 # in all is what it may take on one GPU and 16 cores. --fast: shorter benchmarks. --device cpu: the same steps on a CPU, to try the
 # script. Needs torch, pybind11, ninja, pytest and what the tests import (pyproject.toml, extra dev); no internet. PYTHON names the
 # interpreter (default: .venv/bin/python, else python3); GATE_TESTS what pytest runs, GATE_BENCHMARKS which benchmarks (default: all).
@@ -57,31 +57,31 @@ took tests
 bench() {  # bench NAME SCRIPT OPTIONS...: its lines go to OUTDIR/NAME.jsonl
   local name="$1" script="$2"
   shift 2
-  [[ -z "${GATE_BENCHMARKS:-}" || " $GATE_BENCHMARKS " == *" $name "* ]] || return 0
   rm -f "$out/$name.jsonl"
-  if ! "$python" "benchmarks/$script" --device "$device" --out "$out/$name.jsonl" "$@" > "$out/$name.txt" 2>&1; then
+  benchmark "$name" "benchmarks/$script" --device "$device" --out "$out/$name.jsonl" "$@"
+}
+benchmark() {  # benchmark NAME ARGUMENTS...: of python
+  local name="$1"
+  shift
+  [[ -z "${GATE_BENCHMARKS:-}" || " $GATE_BENCHMARKS " == *" $name "* ]] || return 0
+  if ! "$python" "$@" > "$out/$name.txt" 2>&1; then
     echo "benchmark $name failed:"
     tail -3 "$out/$name.txt"
     failed=1
   fi
   took "$name"
 }
-short=(--seconds 1 --rounds 5) shortest=(--seconds 0.5 --rounds 3) assembled=() engine=() loader=() training=()
-if [ "$device" = cuda ]; then
-  # As a training run has it: crops of 224 px, generations of 256, a batch for one GPU.
-  loader=(--case "256 px, channels 64" --images 2048 --batch-size 256) training=(--seconds 2 --rounds 3)
-fi
+short=(--seconds 1 --rounds 5) shortest=(--seconds 0.5 --rounds 3) assembled=() engine=() loader=()
 if [ $fast = 1 ]; then
   short=(--seconds 0.05 --rounds 3) shortest=(--seconds 0.05 --rounds 1) assembled=(--batch-size 4 --size 64)
-  engine=(--case embedded --batch-size 2) loader=(--case embedded --batch-size 4 --size 64 --images 32 --p 0 0.5)
-  training=(--case embedded --batch-size 4 --size 64 --images 32)
+  engine=(--case embedded --batch-size 2) loader=(--peers pil --images 8 --seconds 0.05 --rounds 1)
 fi
 bench assemble assemble.py "${shortest[@]}" "${assembled[@]}"
 bench engine engine.py "${short[@]}" "${engine[@]}"
 bench extractor extractor.py "${short[@]}" "${engine[@]}"
 if [ $dali = 1 ]; then
-  bench loader loader.py "${shortest[@]}" "${loader[@]}"
-  bench training_share training_share.py "${shortest[@]}" "${training[@]}"
+  # As a training run has it on a GPU: crops of 224 px, generations of 256, a batch for one; its lines go to OUTDIR/bench/bench.jsonl.
+  benchmark bench -m dali_icgan.cli bench --quick --device "$device" --out "$out/bench" "${loader[@]}"
 fi
 if [ "$device" = cuda ]; then
   bench engine_compiled engine.py "${shortest[@]}" --case "256 px, channels 96" --compile
@@ -92,6 +92,6 @@ echo
 echo "device     $device: $("$python" -c "import torch; print(torch.cuda.get_device_name() if '$device' == 'cuda' else 'CPU')")"
 echo "tests      $(tail -1 "$out/tests.txt")"
 echo "took       ${parts}in all $SECONDS s"
-"$python" benchmarks/table.py "$out"/*.jsonl
+find "$out" -name "*.jsonl" -print0 | sort -z | xargs -0 "$python" benchmarks/table.py
 [ $failed = 0 ] || { echo "FAILED: see $out"; exit 1; }
 [ $dali = 1 ] || { echo "DALI MISSING"; exit 3; }

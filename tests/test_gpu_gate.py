@@ -26,44 +26,33 @@ def test_every_step_runs_on_a_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in (tmp_path / "out" / "tests.txt").read_text()
     found = {}
-    for name in ("assemble", "engine", "extractor", "loader", "training_share"):
+    for name in ("assemble", "engine", "extractor"):
         lines = [json.loads(line) for line in (tmp_path / "out" / f"{name}.jsonl").read_text().splitlines()]
         assert lines
         assert all({"date", "commit", "command", "benchmark"} <= line.keys() for line in lines)
         assert name in done.stdout
         found[name] = lines
     took = next(line for line in done.stdout.splitlines() if line.startswith("took"))
-    assert all(f"{part} " in took for part in ("build", "tests", *found, "in all"))
-    the_loader_was_verified(found["loader"])
-    what_was_fed_is_told(found["training_share"])
+    assert all(f"{part} " in took for part in ("build", "tests", *found, "bench", "in all"))
+    the_loader_was_verified_and_measured(tmp_path / "out" / "bench" / "bench.jsonl")
+    shown = [line for line in done.stdout.splitlines() if line.startswith("bench  ")]
+    assert any("training" in line and " kept " in line for line in shown)
 
 
-def the_loader_was_verified(lines):
-    for allocator in ("stock", "raised thresholds"):
-        contests = [line for line in lines if line["allocator"] == allocator]
-        assert [(line["p"], line["source"], line["compaction"]) for line in contests] == [
-            (0, None, True),
-            (0.5, "bank", True),
-            (0.5, "online", True),
-            (0.5, "bank", False),
-            (0.5, "online", False),
-        ]
-    for line in lines:
-        peers = set(line["images_per_s"]) - {"dali_icgan"}
-        assert len(peers) == 1
-        assert 0 < line["largest_difference_in_levels"] < 2.5
-        if line["p"]:
-            assert 0 < line["replaced"] < line["images"]
-            assert line["largest_relative_difference_of_generations"] < 1e-3
-            assert ("every row" in peers.pop()) != line["compaction"]
-
-
-def what_was_fed_is_told(lines):
-    assert [line["allocator"] for line in lines] == ["stock", "raised thresholds"]
-    for line in lines:
-        assert len(line["steps_per_s"]) == 4
-        assert set(line["waiting"]) == set(line["steps_per_s"]) == {"constant batch", *line["kept"]}
-        assert all(0 <= share["min"] <= share["max"] < 1 for share in line["waiting"].values())
+def the_loader_was_verified_and_measured(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert {"machine", "peer", "contract", "throughput", "training", "stage"} == {line["kind"] for line in lines}
+    ours = [line for line in lines if line["kind"] == "contract" and line["peer"] == "dali_icgan"]
+    assert [(line["p"], line["accepted"]) for line in ours] == [(0, True), (0.5, True), (0.5, True)]
+    measured = {(r["p"], r["source"], r["compaction"], r["allocator"]) for r in lines if r["kind"] == "throughput"}
+    assert {
+        (0, None, True, "stock"),
+        (0.5, "bank", True, "stock"),
+        (0.5, "bank", False, "stock"),
+        (0.5, "online", True, "stock"),
+        (0, None, True, "raised thresholds"),
+        (0.5, "bank", True, "raised thresholds"),
+    } <= measured
 
 
 def test_a_failing_test_fails_the_gate(tmp_path):
@@ -90,5 +79,4 @@ def test_without_dali_the_rest_runs(tmp_path):
     done = gate(tmp_path / "out", "--fast", "--device", "cpu", PYTHONPATH=str(tmp_path / "hidden"))
     assert done.returncode == 3, done.stdout + done.stderr
     assert done.stdout.splitlines()[0].startswith("DALI MISSING")
-    assert not (tmp_path / "out" / "loader.jsonl").exists()
-    assert not (tmp_path / "out" / "training_share.jsonl").exists()
+    assert not (tmp_path / "out" / "bench").exists()

@@ -45,8 +45,9 @@ def _stages(
     n = min(batch_size, len(read))
     pixels = [image for image in decoder.decode_regions(read[:n], boxes[:n]) if not isinstance(image, str)]
     augment, generator = models.augment(1.0, None), models.generator
-    call = keys.take(slice(0, augment.microbatch))
-    h = models.extractor(pixels[: len(call)])
+    number = np.arange(augment.microbatch)
+    call = RowKeys(SEED, 0, number, np.zeros_like(number))
+    h = models.extractor(pixels)[torch.from_numpy(number % len(pixels)).to(device)]  # a call is always as large
     made = generator(augment.noise(call), h)
     # Every second row a generation; of each source all that was decoded.
     source = np.where(np.arange(n) % 2, -1 - np.arange(n) % len(made), np.arange(n))

@@ -75,20 +75,15 @@ def bench_command(
             chances.append(float(each))
         except ValueError:
             raise ValueError(f"--p must be numbers in [0, 1], such as 0,0.5, got {p!r}") from None
-    names = tuple(peer.id for peer in chosen(peers.split(",")))
+    names = tuple(peer.id for peer in chosen(peers.split(",")) if not (quick and peers == "all" and peer.slow_to_begin))
     parts = tuple(only.split(",")) if only else PARTS
     folder = None if data == "synthetic" else Path(data)
     asked = settings(out, folder, resolve_device(device), names, parts, tuple(chances), quick)
-    changed: dict[str, Any] = {"images": images, "seconds": seconds, "rounds": rounds}
-    if images is not None:
-        changed |= {
-            "training_images": images,
-            "batch_size": min(asked.batch_size, images),
-            "verified": min(asked.verified, images),
-        }
-        changed |= {"training_batch": min(asked.training_batch, images)}
-    if seconds is not None:
-        changed["training_seconds"] = seconds
+    changed: dict[str, Any] = {"rounds": rounds, "seconds": seconds, "training_seconds": seconds}
+    if images is not None:  # a trial
+        few = max(1, images // 2)
+        changed |= {"images": images, "training_images": images, "training_size": 32, "batch_sizes": (few,)}
+        changed |= {"batch_size": images, "training_batch": few, "verified": images}
     asked = replace(asked, **{name: value for name, value in changed.items() if value is not None})
     _show(asked, Run)
 
@@ -99,11 +94,16 @@ def _show(asked: Any, run: Any) -> None:
 
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
     with console.status("") as status:
 
         def shown(record: dict[str, Any]) -> None:
-            name = f"{record.get('peer', '')}" + (f" + {record['generator']}" if record.get("generator") else "")
+            generator = record.get("generator")
+            name = str(record.get("peer", "")) + (
+                f" + {generator}" if generator not in (None, record.get("peer")) else ""
+            )
+            if record.get("compaction") is False:
+                name += ", every row"
             if record["kind"] == "peer" and not record["installed"]:
                 console.print(f"[dim]{record['title']}: {record['reason']}[/]")
             elif record["kind"] == "contract":

@@ -17,6 +17,7 @@ class Dali:
     module = "nvidia.dali.plugin.pytorch"
     settings = "readers.file, decoders.image_slice (region decoding), resize, crop_mirror_normalize, prefetch queue of 2, DALIGenericIterator"
     exact = False
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         from nvidia.dali.plugin.pytorch import DALIGenericIterator

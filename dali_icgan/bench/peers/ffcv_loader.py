@@ -1,5 +1,7 @@
 """FFCV: the files' own JPEG bytes in its format, decoded in compiled threads; crops and flips come from the plan, by a sample's number."""
 
+import contextlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +24,7 @@ class Ffcv:
     module = "ffcv.loader"
     settings = "Loader, one thread a core, os_cache, three batches ahead; JPEG bytes stored as they are, resized by area (OpenCV), normalised a batch at a time"
     exact = False
+    slow_to_begin = True
     note = "OpenCV's area filter and the fast DCT: boxes are judged by the same filter"
 
     def open(self, photos: Photos, how: How) -> Opened:
@@ -52,8 +55,9 @@ class Ffcv:
         how.scratch.mkdir(parents=True, exist_ok=True)
         file = Path(tempfile.mkdtemp(prefix="ffcv-", dir=how.scratch)) / "photographs.beton"
         begun = time.perf_counter()
-        writer = DatasetWriter(str(file), {"image": Stored(), "row": IntField()}, num_workers=how.threads)
-        writer.from_indexed_dataset(Files())
+        with contextlib.redirect_stderr(io.StringIO()):  # it draws a bar
+            writer = DatasetWriter(str(file), {"image": Stored(), "row": IntField()}, num_workers=how.threads)
+            writer.from_indexed_dataset(Files())
         one_off = time.perf_counter() - begun
         normalise, labels = normaliser(photos, how), torch.from_numpy(photos.label)
         loader = Loader(

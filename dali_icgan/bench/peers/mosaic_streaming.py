@@ -20,6 +20,7 @@ class Streaming:
     module = "streaming"
     settings = "StreamingDataset (local, in order) in torch's DataLoader, one worker process a core (0 on one core), persistent; MDS written before, PIL and transforms v2"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         import streaming

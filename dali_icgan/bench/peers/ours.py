@@ -4,18 +4,13 @@ from collections.abc import Iterator
 
 from dali_icgan.augment import DAICGAN
 from dali_icgan.bench.peers.peer import Batch, How, Opened
-from dali_icgan.bench.record import package_version
 from dali_icgan.bench.scene import SEED, Plan
 from dali_icgan.loader import DataLoader
 
-ID = TITLE = "dali_icgan"
+ID = "dali_icgan"
 SETTINGS = (
     "DataLoader(num_workers=cores), two batches ready ahead; decoding by DALI in its threads, no worker processes"
 )
-
-
-def version() -> str | None:
-    return package_version("dali-icgan")
 
 
 def open_ours(plan: Plan, augment: DAICGAN | None, how: How) -> Opened:

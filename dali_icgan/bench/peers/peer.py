@@ -93,6 +93,7 @@ class Peer(Protocol):
     module: str
     settings: str
     exact: bool
+    slow_to_begin: bool  # it compiles for longer than a quick run may take
 
     def open(self, photos: Photos, how: How) -> Opened:
         """Ready to deliver ``photos`` in full batches but for the last one, in any order of batches."""

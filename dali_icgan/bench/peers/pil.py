@@ -43,6 +43,7 @@ class Pil:
     package = module = "torchvision"
     settings = "torch DataLoader, one worker process a core (0 on one core), persistent; PIL, torchvision transforms v2"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         loader = torch_loader(Photographs(photos), photos, how)

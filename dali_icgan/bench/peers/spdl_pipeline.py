@@ -17,6 +17,7 @@ class Spdl:
     module = "spdl.io"
     settings = "PipelineBuilder, one thread a core; FFmpeg's filters crop, scale (bilinear, accurate rounding) and mirror; convert_frames a batch"
     exact = False
+    slow_to_begin = False
 
     def probe(self) -> str | None:
         """FFmpeg's libraries are not in its wheel."""
@@ -40,12 +41,10 @@ class Spdl:
 
         def decode(i: int) -> Any:
             top, left, height, width = map(int, photos.box[i])
-            # To RGB before the crop: of subsampled colours a crop can begin at even pixels alone. In planes, which scale faster.
+            # Crop and scale before RGB is made of the planes: a quarter quicker than after it. Not exact, a crop would begin at even pixels.
             steps = [
-                "scale=flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp",
-                "format=gbrp",
                 f"crop={width}:{height}:{left}:{top}:exact=1",
-                f"scale={photos.size}:{photos.size}:flags=bilinear+accurate_rnd",
+                f"scale={photos.size}:{photos.size}:flags=bilinear+accurate_rnd+full_chroma_int+full_chroma_inp",
                 *(["hflip"] if photos.flip[i] else []),
                 "format=rgb24",
             ]

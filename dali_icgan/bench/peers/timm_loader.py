@@ -32,7 +32,7 @@ class Cropped(torch.utils.data.Dataset[Any]):
         image = image.crop((left, top, left + width, top + height)).resize(size, Image.Resampling.BILINEAR)
         if photos.flip[i]:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.moveaxis(np.asarray(image), 2, 0), i
+        return np.moveaxis(np.array(image), 2, 0), i
 
 
 class Timm:
@@ -41,6 +41,7 @@ class Timm:
     package = module = "timm"
     settings = "create_loader with its prefetcher, one worker process a core (0 on one core), persistent; PIL crops given by the dataset"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         from timm.data import create_loader

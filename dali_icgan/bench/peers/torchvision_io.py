@@ -34,6 +34,7 @@ class TorchvisionIo:
     package = module = "torchvision"
     settings = "torch DataLoader, one worker process a core (0 on one core), persistent; decode_image, transforms v2 on uint8, normalised a batch at a time"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         loader, normalise = torch_loader(Decoded(photos), photos, how), normaliser(photos, how)

@@ -21,6 +21,7 @@ class WebDataset:
     package = module = "webdataset"
     settings = "WebLoader, one worker process a core (0 on one core), persistent; tars written before, PIL and transforms v2 in a map, batched in the workers"
     exact = True
+    slow_to_begin = False
 
     def open(self, photos: Photos, how: How) -> Opened:
         import webdataset as wds
