@@ -43,7 +43,7 @@ soak: .venv/installed build
 # docs/ as a site, with the API from docstrings. Nothing is fetched. Open build/site/index.html; its search needs a server:
 # python -m http.server -d build/site
 docs: .venv/installed
-	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict
 
 # Training frameworks that use the loader, each as docs/clients.md has it.
 .PHONY: test-clients

@@ -1,5 +1,6 @@
 """The pages: the site builds without a warning, links lead somewhere, commands are the program's, and every block of code is run."""
 
+import importlib.util
 import inspect
 import os
 import re
@@ -31,7 +32,7 @@ def site(tmp_path_factory):
     """The whole site, built; mkdocs.yml makes a warning of a page outside the nav, a missing link and a missing anchor."""
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(out)],
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(out)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
@@ -83,6 +84,37 @@ def test_everything_public_is_on_the_api_page(site):
     assert [name for name in names if f'id="dali_icgan.{name}"' not in html] == []
     for page in ("api.html", "api-more.html"):
         assert not re.search(r":(class|func|meth|attr):", (site / page).read_text()), page  # roles are another markup's
+
+
+def test_docstrings_become_what_the_parser_knows():
+    spec = importlib.util.spec_from_file_location("docstrings", ROOT / "docs" / "docstrings.py")
+    docstrings = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(docstrings)
+    given = """Sees :class:`DataLoader` and :meth:`open`.
+
+    Args:
+        a, b, c,
+            d (of another): what
+            they are.
+        e: alone.
+
+    Source: someone,
+        somewhere.
+    Stream: none."""
+    assert docstrings.readable(inspect.cleandoc(given)).splitlines() == [
+        "Sees [`DataLoader`][dali_icgan.DataLoader] and `open`.",
+        "",
+        "Args:",
+        *(f"    {name}: what they are." for name in "abc"),
+        "    d: (of another) what they are.",
+        "    e: alone.",
+        "",
+        "",
+        "**Source**: someone,",
+        "somewhere.",
+        "",
+        "**Stream**: none.",
+    ]
 
 
 # ---------------------------------------------------------------------- links

@@ -54,7 +54,7 @@ def test_the_changed_import(said, photographs):
     ]
     assert [int(each[1]) for each in found] == [0, 1, 2]
     assert 0 < sum(int(each[2]) for each in found) < 72
-    assert float(found[2][3]) < float(found[0][3])  # it learns
+    assert float(found[2][3]) < 0.95 * float(found[0][3])  # it learns; without steps it stays near log 3
 
 
 def test_the_dali_pipeline(said, photographs):
@@ -68,7 +68,7 @@ def test_the_dali_pipeline(said, photographs):
 def test_two_views(said, photographs):
     pytest.importorskip("lightly")
     losses = [float(re.search(r"loss (\d\.\d+) over 3 batches", line)[1]) for line in said("two_views.py", photographs)]
-    assert losses[2] < losses[0]
+    assert losses[2] < 0.95 * losses[0]
 
 
 def test_a_class_conditional_checkpoint(said, photographs, tmp_path):
