@@ -1,42 +1,20 @@
 """The command line, ``dali-icgan``. What is heavy is imported by the command that needs it."""
 
-import re
 import warnings
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from dali_icgan.cli.bench import app as benchmarks
 from dali_icgan.cli.evaluate import app as evaluations
-
-_CALLERS_MISTAKES = (ValueError, TypeError, LookupError, FileNotFoundError, IsADirectoryError, NotADirectoryError)
-
-
-class _OneLineErrors(TyperGroup):
-    """Says what went wrong in one line: exit code 2 where the caller is wrong, 1 where the machine is."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):  # click ends quietly where nobody reads on
-            raise
-        except KeyboardInterrupt:
-            typer.secho("stopped; the same command goes on, where it can", err=True)
-            raise typer.Exit(130) from None
-        except (*_CALLERS_MISTAKES, OSError, RuntimeError, ArithmeticError, ImportError, MemoryError) as error:
-            if ctx.params.get("debug"):
-                raise
-            said = " ".join(str(error).split()) or type(error).__name__
-            typer.secho(f"error: {said}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(2 if isinstance(error, _CALLERS_MISTAKES) else 1) from error
-
+from dali_icgan.cli.face import Device, OneLineErrors
+from dali_icgan.cli.recipe import app as recipes
 
 app = typer.Typer(
-    cls=_OneLineErrors,
+    cls=OneLineErrors,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -56,17 +34,6 @@ Folder = Annotated[
     typer.Argument(
         metavar="FOLDER", help="Images, one subfolder a class, as torchvision's ImageFolder; or tar shards."
     ),
-]
-
-
-def _device(name: str | None) -> str | None:
-    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise typer.BadParameter(f"must be cpu, cuda or cuda:N, got {name}")
-    return name
-
-
-Device = Annotated[
-    str | None, typer.Option(callback=_device, help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
 ]
 
 
@@ -338,71 +305,6 @@ def shard_command(
     run(folder, out, size)
 
 
-class _WithSettings(TyperCommand):
-    """Its help ends with the settings of the recipe that the command runs by default."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        super().format_help(ctx, formatter)
-        from dali_icgan.cli.recipe import settings_of
-
-        typer.echo(settings_of({"resnet": "resnet50", "deit": "deit-s"}.get(self.name or "", self.name or "")))
-
-
-recipes = typer.Typer(
-    no_args_is_help=True,
-    help="Train a network on ImageNet or the like, with DA_IC-GAN or one of its controls; docs/recipes.md.",
-)
-app.add_typer(recipes, name="recipe")
-
-_Options = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SECTION.NAME=VALUE", help="Settings to change, such as optimizer.lr=0.2."),
-]
-_Data = Annotated[
-    Path | None, typer.Option("--data", help="Holds train and val, each one subfolder a class.", show_default=False)
-]
-_Out = Annotated[
-    Path | None,
-    typer.Option("--out", "-o", metavar="RUN", help="The run's folder; an unfinished one goes on.", show_default=False),
-]
-_Config = Annotated[Path | None, typer.Option(help="Some of the settings, in YAML.")]
-_Arm = Annotated[
-    str | None,
-    typer.Option(
-        metavar="generated|plain|retrieval|random|matched",
-        help="DA_IC-GAN, or which control: sets generate.arm.",
-        show_default="generated",
-    ),
-]
-_Steps = Annotated[int | None, typer.Option(min=1, help="A trial: so many steps, and a validation of as many batches.")]
-_PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print all settings as YAML, and end.")]
-
-
-def _add_recipe(family: str, models: str, default: str, said: str) -> None:
-    @recipes.command(family, cls=_WithSettings, help=said)
-    def command(
-        options: _Options = None,
-        model: Annotated[str, typer.Option(metavar=models)] = default,
-        data: _Data = None,
-        out: _Out = None,
-        config: _Config = None,
-        arm: _Arm = None,
-        steps: _Steps = None,
-        print_config: _PrintConfig = False,
-        device: Device = None,
-    ) -> None:
-        from dali_icgan.cli.recipe import run
-
-        if model not in models.split("|"):
-            raise ValueError(f"--model must be one of {models.replace('|', ', ')}, got {model!r}")
-        run(model, data, out, config, arm, options or [], steps, print_config, device)
-
-
-_add_recipe("resnet", "resnet50|resnet101|resnet152", "resnet50", "A ResNet, 90 epochs.")
-_add_recipe("deit", "deit-s|deit-b", "deit-s", "A DeiT without distillation, 300 epochs.")
-_add_recipe("swav", "swav", "swav", "SwAV with a ResNet-50, self-supervised, 200 epochs.")
-
-
 @app.command("convert")
 def convert_command(
     source: Annotated[
@@ -460,6 +362,7 @@ def doctor_command(
         raise typer.Exit(1)
 
 
+app.add_typer(recipes, name="recipe")
 app.add_typer(evaluations, name="evaluate")
 app.add_typer(benchmarks, name="bench")
 
