@@ -30,10 +30,12 @@ RUN_BY = {
 READ_ONLY = {
     "CONTRIBUTING.md": "make, benchmarks and git",
     "README.md": "make, and pip from a registry",
+    "docs/benchmark.md": "minutes of measuring, and peers from a registry; tests/bench runs small ones",
     "docs/embedded-model.md": "an hour of training",
     "docs/evidence.md": "hours of studies",
     "docs/imagenet.md": "ImageNet and eight GPUs",
     "docs/performance.md": "benchmarks; their results are what the page is written from",
+    "docs/preview.md": "a page in a minute; tests/cli/test_preview_html.py makes small ones",
     "docs/quickstart.md": "pip from a registry; each command has a test in tests/cli",
     "docs/recipes.md": "ImageNet; tests/recipes runs small ones",
     "docs/evaluation.md": "ImageNet; tests/evaluate runs small ones",
