@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 import dali_icgan as di
-from dali_icgan.bench.profile import stage_rates
 from dali_icgan.bench.record import Lines, machine, on_cores, windows
 from dali_icgan.bench.results import OURS
 from dali_icgan.bench.scene import SEED, Files, bank_of, files_of
+from dali_icgan.bench.stages import stage_rates
 from dali_icgan.data import as_samples
 
 CASE, CPU = "embedded", torch.device("cpu")

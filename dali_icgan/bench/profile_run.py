@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from dali_icgan.augment import DAICGAN, TrainTransform
-from dali_icgan.bench.profile import Timeline, Training, stage_rates, timeline
+from dali_icgan.bench.profile import Timeline, timeline
 from dali_icgan.bench.record import machine, on_cores
 from dali_icgan.bench.results import OURS, Record
 from dali_icgan.bench.scene import SEED, Files, bank_of, files_of
+from dali_icgan.bench.stages import stage_rates
+from dali_icgan.bench.training import Training
 from dali_icgan.data import as_samples
 from dali_icgan.data.decode import available_threads
 from dali_icgan.engine import load_extractor, load_generator
@@ -65,7 +67,7 @@ def profile_loader(
         augment = DAICGAN(generator=makes, bank=bank, p=p)
     training = Training(on, _CLASSES) if step else None
     transform = TrainTransform(size)
-    told("a loader" + (f" beside {training.name}" if training else ""))
+    told("a loader" + (f" beside {training.network}" if training else ""))
     with DataLoader(
         files.ours,
         batch_size,

@@ -20,9 +20,10 @@ from dali_icgan.bench.peers.peer import How, Opened, Peer, version_of, why_not
 from dali_icgan.bench.record import Lines, machine, on_cores, package_version, raise_allocator_thresholds
 from dali_icgan.bench.scene import Files, Plan, bank_of, files_of, plan_of
 from dali_icgan.bench.settings import Settings
-from dali_icgan.bench.stages import arithmetic, stages
+from dali_icgan.bench.stages import arithmetic, stage_rates
 from dali_icgan.bench.startup import SOURCES, measure_apart
 from dali_icgan.bench.training import Training, train
+from dali_icgan.data import as_samples
 
 FILE = "bench.jsonl"
 HALF = 0.5  # the p at which every loader is followed by a generator
@@ -344,21 +345,32 @@ class Run:
     # ------------------------------------------------------------------ training, stages, start-up
 
     def _stages(self) -> None:
-        """Of the case, at the size that training has; kept for its prediction."""
+        """Of the case: at the size of the contests, on one core and on all; and at that of training, kept for its prediction."""
         given = self.settings
-        size = given.training_size
-        self.told("stages")
-        self.stages = stages(
-            self.files.first(min(256, given.images)),
-            self.models,
-            self.device,
-            size,
-            given.training_batch,
-            given.seconds,
-            CLASSES,
-        )
-        for record in self.stages:
-            self._add(record)
+        samples, alone = as_samples(self.files.ours), self.models.augment(1.0, self.bank)
+        cores = tuple(dict.fromkeys((1, self.most)))
+        how = [(given.size, given.batch_size, count) for count in cores] + [
+            (given.training_size, given.training_batch, 1)
+        ]
+        for size, batch_size, count in dict.fromkeys(how):
+            self.told(f"stages, {size} px, {count} threads")
+            with self._cores(count):
+                found = stage_rates(
+                    samples,
+                    TrainTransform(size),
+                    augment=alone,
+                    case=self.models.case,
+                    batch_size=batch_size,
+                    threads=count,
+                    device=self.device,
+                    step=Training(self.device, CLASSES) if size == given.training_size else None,
+                    seconds=given.seconds / 2,
+                    rounds=given.rounds,
+                )
+            if (size, count) == (given.training_size, 1):
+                self.stages = found
+            for record in found:
+                self._add(record)
 
     def _training(self) -> None:
         given, cores = self.settings, self.most

@@ -1,118 +1,183 @@
-"""Each stage of the loader alone, one thread, on the same rows: what the arithmetic of a batch takes."""
+"""What each stage of the loader takes of an image that goes through it, while no other is at work."""
 
-import time
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from dali_icgan.augment import TrainTransform
-from dali_icgan.augment.operator import finish
-from dali_icgan.augment.plan import RowKeys
-from dali_icgan.augment.transform import Windows
-from dali_icgan.bench.models import Models
-from dali_icgan.bench.record import on_cores, rounded
-from dali_icgan.bench.scene import SEED, Files
-from dali_icgan.bench.training import Training
-from dali_icgan.data import ImageDecoder, as_samples
-from dali_icgan.data.read import Encoded, Reader
+from dali_icgan.augment.operator import DAICGAN, Transform
+from dali_icgan.batches import Engine
+from dali_icgan.bench.measure import wait_for
+from dali_icgan.bench.profile import STEP, Consumer, shares
+from dali_icgan.data import Samples
+from dali_icgan.data.read import MAX_PIXELS
+from dali_icgan.spans import recording, span
 
 
-def stages(
-    files: Files, models: Models, device: torch.device, size: int, batch_size: int, seconds: float, classes: int
+def stage_rates(
+    samples: Samples,
+    transform: Transform,
+    *,
+    augment: DAICGAN | None = None,
+    case: str | None = None,
+    batch_size: int = 64,
+    threads: int = 1,
+    device: torch.device | str = "cpu",
+    step: Consumer | None = None,
+    seconds: float = 0.5,
+    rounds: int = 5,
 ) -> list[dict[str, Any]]:
-    """A "stage" record of each: seconds for one image that takes the stage, on one core.
+    """What each stage takes of an image that goes through it, while no other stage is at work.
 
     Args:
-        files: at least a batch.
-        size: of the crops.
-        seconds: that each is repeated for.
+        samples, transform: whose images, cropped how.
+        augment: what makes generations, with p = 1 and a bank; None: no generations are measured.
+        case: the generator's name, for the records.
+        threads: of DALI, of our kernels and of torch.
+        step: a training step, measured on one batch again and again.
+        seconds, rounds: a window's least length, and how many there are.
+
+    Returns:
+        records of kind "stage": "read", "decode", "assemble" (of a photograph), and with ``augment`` "generate" and "assemble" with the
+        generator's case (of a generation), and "step". ``seconds_per_image`` is the median of ``windows``; ``cpu_s_per_image``, the
+        CPU time of all threads, that of ``cpu_windows``. ``bytes_per_image`` is the mean size of a file, of what "read" reads.
+
+    Raises:
+        ValueError: ``augment`` has another p than 1, or no bank.
     """
-    with on_cores(1):
-        return _stages(files, models, device, size, batch_size, seconds, classes)
+    if augment is not None and (augment.p != 1 or augment.bank is None):
+        raise ValueError(f"augment must have p = 1 and a bank to be measured, got p = {augment.p}, bank={augment.bank}")
+    device = torch.device(device)
+    serial = _Serial(samples, transform, None, batch_size, threads, device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found: list[tuple[str, str | None, dict[str, Any]]] = [
+            (name, None, each) for name, each in _measured(serial, seconds, rounds).items()
+        ]
+        if augment is not None:
+            made = _measured(_Serial(samples, transform, augment, batch_size, threads, device), seconds, rounds)
+            found += [(name, case, made[name]) for name in ("generate", "assemble")]
+        if step is not None:
+            images, labels = serial.batch()
+            found += [(STEP, None, _measured(lambda: _one_step(step, images, labels), seconds, rounds)[STEP])]
+    finally:
+        torch.set_num_threads(before)
+    sizes = serial.mean_bytes()
+    base = {"size": transform.output_size, "batch_size": batch_size, "threads": threads, "device": str(device)}
+    return [
+        {
+            "kind": "stage",
+            "stage": name,
+            "case": case_of,
+            **base,
+            **figures,
+            "bytes_per_image": sizes if name == "read" else None,
+        }
+        for name, case_of, figures in found
+    ]
 
 
-def _stages(
-    files: Files, models: Models, device: torch.device, size: int, batch_size: int, seconds: float, classes: int
-) -> list[dict[str, Any]]:
-    transform, index = TrainTransform(size), np.arange(len(files.pairs))
-    reader, decoder = Reader(as_samples(files.ours), 1), ImageDecoder(1, device=device)
-    keys = RowKeys(SEED, 0, index, np.zeros_like(index))
-    read = [file for file in reader.read(index.tolist()) if isinstance(file, Encoded)]
-    crops = transform.windows(keys, np.array([f.height for f in read]), np.array([f.width for f in read])).window
-    boxes = [(int(top), int(left), int(height), int(width)) for top, left, height, width in crops]
-    n = min(batch_size, len(read))
-    pixels = [image for image in decoder.decode_regions(read[:n], boxes[:n]) if not isinstance(image, str)]
-    augment, generator = models.augment(1.0, None), models.generator
-    number = np.arange(augment.microbatch)
-    call = RowKeys(SEED, 0, number, np.zeros_like(number))
-    h = models.extractor(pixels)[torch.from_numpy(number % len(pixels)).to(device)]  # a call is always as large
-    made = generator(augment.noise(call), h)
-    # Every second row a generation; of each source all that was decoded.
-    source = np.where(np.arange(n) % 2, -1 - np.arange(n) % len(made), np.arange(n))
-    sides = np.array([made.shape[2:] if j < 0 else pixels[j].shape[:2] for j in source])
-    window = np.concatenate([np.zeros_like(sides), sides], 1).astype(np.int32)
-    windows = Windows(window, np.zeros((n, 2)), sides / size, np.arange(n) % 3 == 0)
-    out = torch.empty(n, 3, size, size, device=device)
-    training = Training(device, classes)
-    labels = torch.arange(n, device=device) % classes
+class _Serial:
+    """Batches of a dataset, one after the other, each stage of each to its end before the next begins."""
 
-    def step() -> int:
-        training.step(out, labels)
-        return n
-
-    def decode() -> int:
-        for begin in range(0, len(read), n):
-            decoder.decode_regions(read[begin : begin + n], boxes[begin : begin + n])
-        return len(read)
-
-    mean_bytes = sum(len(file.data) for file in read) / len(read)
-    each: dict[str, tuple[Callable[[], int], str | None, float | None]] = {
-        "read": (lambda: len(reader.read(index.tolist())), None, mean_bytes),
-        "decode": (decode, None, mean_bytes),
-        "generate": (lambda: len(generator(augment.noise(call), h)), models.case, None),
-        "assemble": (
-            lambda: len(finish(pixels[:n], made, source, windows, transform, transform, out)),
-            None,
-            out[0].numel() * out.element_size(),
-        ),
-        "step": (step, training.network, None),
-    }
-    records = []
-    for name, (call_it, case, size_in_bytes) in each.items():
-        records.append(
-            {
-                "kind": "stage",
-                "stage": name,
-                "case": case,
-                "size": size,
-                "batch_size": n,
-                "threads": 1,
-                "device": str(device),
-                "seconds_per_image": rounded(_seconds(call_it, device, seconds)),
-                "bytes_per_image": None if size_in_bytes is None else rounded(size_in_bytes, 6),
-            }
+    def __init__(
+        self,
+        samples: Samples,
+        transform: Transform,
+        augment: DAICGAN | None,
+        batch_size: int,
+        threads: int,
+        device: torch.device,
+    ) -> None:
+        self._samples, self._batch_size, self._device = samples, batch_size, device
+        self._engine = Engine(
+            samples,
+            augment=augment,
+            transforms=[transform],
+            device=device,
+            dtype=torch.float16 if device.type == "cuda" else torch.float32,
+            memory_format=torch.contiguous_format,
+            seed=0,
+            threads=threads,
+            on_error="raise",
+            max_pixels=MAX_PIXELS,
+            exif=False,
+            keep=2,
         )
-    reader.close()
-    decoder.close()
-    return records
+        self._next = 0
+
+    def __call__(self) -> None:
+        self.batch()
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """The next images, and their labels.
+
+        Raises:
+            DecodeError: one of them cannot be read.
+        """
+        index = (self._next + np.arange(self._batch_size)) % len(self._samples)
+        self._next = int(index[-1]) + 1
+        delivery = self._engine.replay(0, index, np.zeros_like(index), 0)
+        wait_for(self._device)
+        return delivery.images[0], delivery.labels
+
+    def mean_bytes(self) -> float:
+        """Of files all over the dataset."""
+        index = np.unique(np.linspace(0, len(self._samples) - 1, 1000).astype(np.int64))
+        return statistics.fmean(len(self._samples.read(int(i))) for i in index)
 
 
-def _seconds(call: Callable[[], int], device: torch.device, seconds: float) -> float:
-    """For one image, the least of several calls: whatever else a machine does only adds. The first call is left out."""
-    call()
-    least, begun = float("inf"), time.perf_counter()
-    while least == float("inf") or time.perf_counter() - begun < seconds:
-        before = time.perf_counter()
-        rows = call()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        least = min(least, (time.perf_counter() - before) / rows)
-    return least
+def _one_step(step: Consumer, images: Tensor, labels: Tensor) -> None:
+    with span(STEP, 0, -1) as taken:
+        taken.images = len(images)
+        step(images, labels)
+        wait_for(images.device)
 
 
-def arithmetic(records: list[dict[str, Any]], p: float, cores: int) -> float:
-    """Seconds that the loader's stages compute for one row at p, shared out to all cores: generation from a bank, decoding of the rest."""
-    of = {record["stage"]: float(record["seconds_per_image"]) for record in records}
-    return (p * of["generate"] + (1 - p) * (of["read"] + of["decode"]) + of["assemble"]) / cores
+def _measured(work: Callable[[], None], seconds: float, rounds: int) -> dict[str, dict[str, Any]]:
+    """What each stage within some work takes of an image, in ``rounds`` windows of ``seconds`` at least."""
+    work()  # DALI builds its pipeline, kernels are loaded
+    wall: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        begin = perf_counter()
+        with recording() as spans:
+            while not spans or perf_counter() - begin < seconds:
+                work()
+        for each in shares(spans, begin, perf_counter()):
+            if each.images:
+                wall.setdefault(each.stage, []).append(each.seconds / each.images)
+                cpu.setdefault(each.stage, []).append(each.cpu / each.images)
+    return {
+        stage: {
+            "seconds_per_image": statistics.median(values),
+            "windows": values,
+            "cpu_s_per_image": statistics.median(cpu[stage]),
+            "cpu_windows": cpu[stage],
+        }
+        for stage, values in wall.items()
+    }
+
+
+def arithmetic(records: Sequence[dict[str, Any]], p: float, cores: int) -> float:
+    """Seconds that the loader's stages compute for one row at p, shared out to all cores: generation from a bank, decoding of the rest.
+
+    Args:
+        records: of :func:`stage_rates` on one thread, of one size and at most one generator.
+    """
+
+    def of(stage: str, made: bool) -> float:
+        found = [each for each in records if each["stage"] == stage and (each["case"] is not None) == made]
+        return float(found[0]["seconds_per_image"])
+
+    seconds = 0.0
+    if p < 1:
+        seconds += (1 - p) * sum(of(stage, False) for stage in ("read", "decode", "assemble"))
+    if p > 0:
+        seconds += p * sum(of(stage, True) for stage in ("generate", "assemble"))
+    return seconds / cores

@@ -28,8 +28,10 @@ class Training:
     """Steps of SGD on batches; the device is never waited for but one step behind, so that the host does not run away."""
 
     def __init__(self, device: torch.device, classes: int) -> None:
-        import torchvision
-
+        try:
+            import torchvision
+        except ImportError as error:
+            raise ImportError("a training step needs torchvision: pip install torchvision") from error
         self.device = device
         torch.manual_seed(0)
         on_cpu = device.type == "cpu"
@@ -38,7 +40,7 @@ class Training:
         self.model = build(num_classes=classes).to(device, memory_format=torch.channels_last).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.01, momentum=0.9)
 
-    def step(self, images: Tensor, labels: Tensor) -> None:
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             loss = F.cross_entropy(self.model(images.contiguous(memory_format=torch.channels_last)), labels)
         self.optimizer.zero_grad(set_to_none=True)
@@ -48,7 +50,7 @@ class Training:
     def window(self, batches: Iterator[tuple[Tensor, Tensor]], seconds: float) -> tuple[float, float]:
         """Images a second, and the share of the time that steps waited for a batch."""
         for _ in range(WARM_UP):
-            self.step(*next(batches))
+            self(*next(batches))
         return (self._on_cuda if self.device.type == "cuda" else self._on_cpu)(batches, seconds)
 
     def _on_cpu(self, batches: Iterator[tuple[Tensor, Tensor]], seconds: float) -> tuple[float, float]:
@@ -56,7 +58,7 @@ class Training:
         while (ended := time.perf_counter()) - begun < seconds:
             images, labels = next(batches)
             waited += time.perf_counter() - ended
-            self.step(images, labels)
+            self(images, labels)
             rows += len(images)
         took = time.perf_counter() - begun
         return rows / took, waited / took
@@ -72,7 +74,7 @@ class Training:
         while time.perf_counter() - begun < seconds:
             images, labels = next(batches)
             arrivals.append(mark())
-            self.step(images, labels)
+            self(images, labels)
             rows += len(images)
             ends.append(mark())
             ends[-2].synchronize()

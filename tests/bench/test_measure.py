@@ -128,10 +128,13 @@ def test_training_is_held_against_a_constant_batch():
 
 
 def test_the_arithmetic_of_a_row():
-    each = {"read": 1.0, "decode": 10.0, "generate": 100.0, "assemble": 1000.0}
-    records = [{"stage": name, "seconds_per_image": seconds} for name, seconds in each.items()]
+    real = {"read": 1.0, "decode": 10.0, "assemble": 1000.0}
+    made = {"generate": 100.0, "assemble": 2000.0}
+    records = [{"stage": name, "case": None, "seconds_per_image": seconds} for name, seconds in real.items()]
+    records += [{"stage": name, "case": "embedded", "seconds_per_image": seconds} for name, seconds in made.items()]
     assert arithmetic(records, 0, 1) == 1011
-    assert arithmetic(records, 0.25, 2) == (25 + 0.75 * 11 + 1000) / 2
+    assert arithmetic(records, 0.25, 2) == (0.25 * 2100 + 0.75 * 1011) / 2
+    assert arithmetic(records, 1, 1) == 2100
 
 
 def test_a_run_says_where_it_ran(tmp_path, monkeypatch):

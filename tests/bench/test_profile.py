@@ -7,8 +7,9 @@ from typer.testing import CliRunner
 
 import dali_icgan as di
 from dali_icgan import spans
-from dali_icgan.bench.profile import pace, shares, stage_rates, timeline
+from dali_icgan.bench.profile import pace, shares, timeline
 from dali_icgan.bench.results import read_run
+from dali_icgan.bench.stages import stage_rates
 from dali_icgan.cli import app
 from dali_icgan.data import as_samples
 from dali_icgan.spans import Span, chrome_trace, recording, span
