@@ -80,11 +80,11 @@ def settings(
     if quick:
         return Settings(
             out, data, device, peers, parts, tuple(p for p in probabilities if p in (0, 0.5)) or probabilities[:2],
-            images=2048 if gpu else 128, batch_size=256 if gpu else 32, size=224, cores=every_core,
+            images=2048 if gpu else 128, batch_size=256 if gpu else 32, size=224, cores=every_core[-1:],
             case=_LARGE if gpu else "embedded", large=None, compiled=False, seconds=0.4, rounds=3,
             batch_sizes=(8, 32), sizes=(), entries=(),
-            training_images=4096 if gpu else 512, training_batch=256 if gpu else 32, training_size=224 if gpu else 64,
-            training_seconds=1.0, verified=64,
+            training_images=4096 if gpu else 512, training_batch=256 if gpu else 16, training_size=224 if gpu else 64,
+            training_seconds=0.5, verified=64,
         )  # fmt: skip
     return Settings(
         out, data, device, peers, parts, probabilities,
