@@ -17,13 +17,9 @@ FORMS = ROOT / "dali_icgan" / "engine" / "forms.json"
 NAMES = {"avx512_bf16": "AVX-512 with BF16", "avx512": "AVX-512", "avx2": "AVX2", "generic": "plain x86-64"}
 # What tells one contest from another.
 _ENGINE = ("gpu", "processor", "instructions", "dtype", "threads", "batch_size", "case", "allocator")
-_LOADER = ("gpu", "instructions", "cores", "workers", "size", "case", "p", "source", "compaction", "allocator")
-_TRAINING = ("gpu", "instructions", "cores", "model", "size", "generator", "allocator")
 CONTESTS = {
     "engine.jsonl": _ENGINE,
     "extractor.jsonl": _ENGINE,
-    "loader.jsonl": _LOADER,
-    "training_share.jsonl": _TRAINING,
     "attention.jsonl": ("instructions", "threads", "case"),
     "forms.jsonl": ("table", "case"),
 }
@@ -146,56 +142,6 @@ def _prefix(record: dict[str, Any]) -> str:
     if record.get("instructions") == "avx512_bf16" or record.get("table") == "avx2 float32":
         words.append(f"DALI_ICGAN_INSTRUCTIONS={record.get('instructions', 'avx2')} ")
     return "".join(words[::-1])
-
-
-def loader_table(records: list[dict[str, Any]]) -> str:
-    """A row a contest: what is replaced, by what, beside whom."""
-    lines = [
-        "| p | features | C allocator | the peer generates | peer | dali_icgan | ratio |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for record in sorted(records, key=lambda r: (r["allocator"] != "stock", r["p"], not r.get("compaction", True))):
-        generates = "" if not record["p"] else "replaced rows" if record["compaction"] else "every row, then chooses"
-        ours = record["images_per_s"]["dali_icgan"]
-        theirs = next(rate for name, rate in record["images_per_s"].items() if name != "dali_icgan")
-        rates = (rate_cell(each["median"]) for each in (theirs, ours))
-        cells = [f"{record['p']:g}", record.get("source") or "", record["allocator"], generates, *rates]
-        lines.append("| " + " | ".join([*cells, ratio_cell(record["ratio"])]) + " |")
-    return "\n".join(lines)
-
-
-def loader_section(records: list[dict[str, Any]]) -> str:
-    one = records[-1]
-    title = f"{_machine(one)}, {one['size']} px" + (f", generator: {one['case']}" if one.get("case") else "")
-    levels = [r["largest_difference_in_levels"] for r in records if r["largest_difference_in_levels"] is not None]
-    found = [r.get("largest_relative_difference_of_generations") for r in records]
-    relative = [each for each in found if each is not None]
-    agree = [f"photographs within {max(levels):.1f} of 255 levels"] if levels else []
-    agree += [f"generations within {max(relative):.1e} of their norm"] if relative else []
-    return f"""### {title}
-{loader_table(records)}
-
-{one["images"]} rows of photographs of {one["megapixels"]:.2f} megapixels on average, batch {one["batch_size"]}, {one["workers"]} worker
-processes of the peer's, on {_where(one)}; medians of alternating windows, in brackets their range. Batches agree: {", ".join(agree)}.
-
-{_commands(records)}"""
-
-
-def training_section(records: list[dict[str, Any]]) -> str:
-    one = records[-1]
-    lines = ["| fed by | C allocator | steps/s | speed kept | waiting for a batch |", "|---|---|---|---|---|"]
-    for record in records:
-        for name, rate in record["steps_per_s"].items():
-            kept, waiting = record["kept"].get(name), record["waiting"][name]
-            cells = [name, record["allocator"], f"{rate['median']:.2f}"]
-            cells.append(f"**{kept['median']:.0%}** ({kept['min']:.0%} to {kept['max']:.0%})" if kept else "100%")
-            lines.append("| " + " | ".join([*cells, f"{waiting['median']:.1%}"]) + " |")
-    return f"""### {one["model"]}, {one["size"]} px, batch {one["batch_size"]}, {_machine(one)}, generator: {one["generator"]}
-{chr(10).join(lines)}
-
-On {_where(one)}; medians of alternating windows, in brackets their range.
-
-{_commands(records)}"""
 
 
 def section(model: Model, records: list[dict[str, Any]]) -> str:
@@ -339,41 +285,20 @@ def simulation(run: Run) -> str:
 
 
 def page(results: Path = RESULTS) -> str:
-    generators, extractors, loader, training, attentions, tables = (newest(file, results) for file in CONTESTS)
+    generators, extractors, attentions, tables = (newest(file, results) for file in CONTESTS)
     parts = [
         "# Performance",
-        "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/`, and from nothing else.*",
+        "*Written by `python benchmarks/performance_page.py` from the lines in `benchmarks/results/`, and from nothing else.* "
+        "The loader and training beside others are on [the benchmark's page](benchmark.md).",
         *sections(GENERATOR, generators),
         *(sections(EXTRACTOR, extractors) if extractors else []),
         *(attention(attentions) if attentions else []),
         *(forms(tables) if tables else []),
     ]
-    if loader:
-        parts += [
-            """## The loader
-Beside torch's DataLoader with PIL and torchvision and, at p > 0, the eager generator (and, with features "online", an eager extractor):
-the same files, boxes, noise and rows replaced. The peer is compact too: one generator call a batch, of the rows that are replaced, and
-with a bank it does not open their photographs either; one line shows it without.""",
-            *(
-                loader_section(group)
-                for group in _groups(loader, "gpu", "instructions", "cores", "workers", "size", "case")
-            ),
-        ]
-    if training:
-        parts += [
-            """## Training
-Steps of a torchvision ResNet, fed by one batch again and again, by the loader, and by the peer of the section above, half of the rows
-generated, features from a bank. "Speed kept" is beside the constant batch. What a loader computes beside a step slows the step; what it
-does not have ready in time is waited for.""",
-            *(
-                training_section(group)
-                for group in _groups(training, "gpu", "instructions", "cores", "model", "size", "generator")
-            ),
-        ]
     parts += [PROFILE, SIMULATION]
     if (results / "simulation.jsonl").exists():
         parts.append(simulation(read_run(results / "simulation.jsonl")))
-    if not any(record["gpu"] for record in (*generators, *extractors, *loader, *training)):
+    if not any(record["gpu"] for record in (*generators, *extractors)):
         parts.append(
             "**No GPU has run any of this yet**: the CUDA plan is compiled, and its kernels run in the tests on a CPU; "
             "`benchmarks/gpu_gate.sh` measures it on a machine that has one. What its kernels move is in [kernels.md](kernels.md)."

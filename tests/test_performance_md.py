@@ -7,7 +7,6 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import performance_page
-import readme
 
 ROOT = Path(__file__).parents[1]
 FIGURE = {"median": 2.0, "min": 1.5, "max": 2.5}
@@ -27,35 +26,6 @@ RUN = {
 }
 
 
-def loader_line(p, source=None, compaction=True, **more):
-    peer = "DataLoader + PIL" + (" + eager generator" if p else "")
-    return {
-        **RUN,
-        "case": "embedded",
-        "p": p,
-        "source": source,
-        "compaction": compaction,
-        "generator": "embedded" if p else None,
-        "megapixels": 0.25,
-        "workers": 0,
-        "largest_difference_in_levels": 1.25 if p < 1 else None,
-        "largest_relative_difference_of_generations": 1.5e-6 if p else None,
-        "images_per_s": {peer: {"median": 111.0}, "dali_icgan": {"median": 222.0}},
-        "ratio": FIGURE,
-        **more,
-    }
-
-
-TRAINING = {
-    **RUN,
-    "model": "ResNet-18",
-    "generator": "embedded",
-    "steps_per_s": {"constant batch": FIGURE, "dali_icgan, p = 0.5": FIGURE},
-    "kept": {"dali_icgan, p = 0.5": {"median": 0.987, "min": 0.9, "max": 1.0}},
-    "waiting": {"constant batch": {"median": 0.0}, "dali_icgan, p = 0.5": {"median": 0.0125}},
-}
-
-
 def record(folder, benchmark, *lines):
     folder.mkdir(exist_ok=True)
     (folder / f"{benchmark}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -71,29 +41,8 @@ def test_the_page_is_the_recorded_runs():
 def test_what_was_not_measured_is_left_out(tmp_path):
     page = performance_page.page(tmp_path)
     assert "No GPU" in page
-    assert "## The loader" not in page
-    assert "## Training" not in page
-
-
-def test_the_loaders_lines_are_shown_newest_first_seen(tmp_path):
-    old = loader_line(0.5, "bank", images_per_s={"DataLoader + PIL + eager generator": FIGURE, "dali_icgan": FIGURE})
-    new = [
-        loader_line(0),
-        loader_line(0.5, "bank"),
-        loader_line(0.5, "bank", compaction=False),
-        loader_line(1, "online"),
-    ]
-    record(tmp_path, "loader", old, *new)
-    lines = performance_page.page(tmp_path).splitlines()
-    head = lines.index("### 1 core, 64 px, generator: embedded")
-    assert lines[head + 3 : head + 7] == [
-        "| 0 |  | stock |  | 111 images/s | 222 images/s | **2.0** (1.5 to 2.5) |",
-        "| 0.5 | bank | stock | replaced rows | 111 images/s | 222 images/s | **2.0** (1.5 to 2.5) |",
-        "| 0.5 | bank | stock | every row, then chooses | 111 images/s | 222 images/s | **2.0** (1.5 to 2.5) |",
-        "| 1 | online | stock | replaced rows | 111 images/s | 222 images/s | **2.0** (1.5 to 2.5) |",
-    ]
-    assert "photographs within 1.2 of 255 levels, generations within 1.5e-06 of their norm." in "\n".join(lines)
-    assert "taskset -c 0 python benchmarks/some.py --here" in lines
+    assert "## The extractor" not in page
+    assert "### Predicted beside measured" not in page
 
 
 def test_attention_and_forms_are_shown(tmp_path):
@@ -113,44 +62,6 @@ def test_attention_and_forms_are_shown(tmp_path):
     assert "ATEN_CPU_CAPABILITY=avx2 taskset -c 0 python benchmarks/some.py --here" in page
     saved = 1e3 * seconds[str(tile)]
     assert f"| {name} | small | 1 | {int(tile != 1)} | 500 ms | {saved:.4g} ms |" in page
-
-
-def test_another_generator_or_machine_is_another_table(tmp_path):
-    lines = [loader_line(0.5, "bank"), loader_line(0.5, "bank", case="256 px"), loader_line(0.5, "bank", gpu="a GPU")]
-    record(tmp_path, "loader", *lines)
-    page = performance_page.page(tmp_path)
-    for title in ("1 core, 64 px, generator: embedded", "1 core, 64 px, generator: 256 px", "a GPU, 64 px"):
-        assert f"### {title}" in page
-    assert "No GPU" not in page
-
-
-def test_trainings_lines_are_shown(tmp_path):
-    record(tmp_path, "training_share", TRAINING)
-    lines = performance_page.page(tmp_path).splitlines()
-    head = lines.index("### ResNet-18, 64 px, batch 7, 1 core, generator: embedded")
-    assert lines[head + 3 : head + 5] == [
-        "| constant batch | stock | 2.00 | 100% | 0.0% |",
-        "| dali_icgan, p = 0.5 | stock | 2.00 | **99%** (90% to 100%) | 1.2% |",
-    ]
-
-
-def test_the_readme_shows_few_of_them(monkeypatch):
-    runs = [
-        loader_line(0, size=224, case=None),
-        loader_line(0),
-        *(loader_line(p, source) for p in (0.25, 0.5, 1) for source in ("bank", "online")),
-        loader_line(0.5, "bank", compaction=False),
-        loader_line(0.5, "bank", gpu="a GPU"),
-        loader_line(0.5, "bank", generator="256 px", images=16),
-    ]
-    monkeypatch.setattr(readme, "newest", lambda file: runs)
-    table = readme.loader_table().splitlines()
-    assert [row.split(" | ")[:3] for row in table[2:-2]] == [
-        ["| 0", "", "224"],
-        ["| 0.5", "embedded", "64"],
-        ["| 0.5", "256 px", "64"],
-    ]
-    assert "123 photographs of 0.25 megapixels on average, batch 7 (256 px: 16, batch 7)" in table[-1]
 
 
 @pytest.mark.parametrize(

@@ -184,7 +184,7 @@ def test_pages_show_the_newest_run(tmp_path):
     import readme
 
     assert readme.newest_run(tmp_path) is None
-    assert readme.readme_block(None) == readme.loader_table()
+    assert readme.readme_block(None) == readme.bench_block(None) == readme.NOTHING
     for name, date, lines in (("a", "2026-03-01", RUN), ("b", "2026-02-01", RUN), ("c", "2026-04-01", RUN[:5])):
         content = [{**MACHINE, "date": date, "commit": name}, *lines[1:]]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in content))
