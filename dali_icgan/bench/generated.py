@@ -37,7 +37,7 @@ def followed(
     resolution = models.generator.resolution
     photos = peer.open(plan.photos(shown), how) if shown.any() else None
     squares = peer.open(plan.squares(made, resolution), how) if online else None
-    finish = _Generations(plan, models, generate or models.eager_generator, how)
+    finish = _Generations(plan, models, models.eager_generator if generate is None else generate, how)
     index = Photos.batches(plan.photos(), how.batch_size)
     kind: dict[str, Any] = {"dtype": how.dtype, "device": how.device, "memory_format": how.memory_format}
 

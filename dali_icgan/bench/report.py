@@ -15,7 +15,7 @@ from dali_icgan.training.state import write_whole
 _HOW = (
     "Rates are images a second, the median of windows in which all contestants of a table take turns; a ratio is the median of the windows' "
     f"ratios. A peer whose median is above ours is marked: ⚠ {tables.AHEAD}. CPU seconds and memory, its peak beyond what was there before, are of worker processes too. "
-    'JPEGs made offline are of one epoch: their rate is that of decoding alone, and what making them took is beside it.'
+    "JPEGs made offline are of one epoch: their rate is that of decoding alone, and what making them took is beside it."
 )
 _TRAINING = (
     'Images a second of training, fed by one batch again and again and by each loader. "Waiting" is the share of the time in which a step '
