@@ -8,7 +8,7 @@ from pathlib import Path
 
 from performance_page import RESULTS
 
-from dali_icgan.bench.report import generations_table, peers_table, tables_alone
+from dali_icgan.bench.report import again, generations_table, peers_table, tables_alone
 from dali_icgan.bench.results import Run, read_run
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +30,7 @@ def readme_block(run: Run | None) -> str:
 
 def bench_block(run: Run | None) -> str:
     """What stands between the marks of docs/benchmark.md."""
-    return NOTHING if run is None else tables_alone(run)
+    return NOTHING if run is None else "\n\n".join([tables_alone(run), *again(run)])
 
 
 def pages(run: Run | None) -> dict[Path, str]:

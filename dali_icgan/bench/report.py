@@ -93,9 +93,13 @@ def markdown(run: Run, pictures: dict[str, bytes]) -> str:
         *section("Peers", "", [*tables.missing(run), *tables.settings(run)]),
         Table("Machine", ["", ""], tables.machine(run), words=2).markdown(2),
     ]
-    if run.machine.get("command"):
-        parts += ["Again:", f"```sh\n{run.machine['command']}\n```"]
+    parts += again(run)
     return "\n\n".join(parts) + "\n"
+
+
+def again(run: Run) -> list[str]:
+    """How to repeat a run."""
+    return ["Again:", "```sh\n" + "\n".join(run.commands) + "\n```"] if run.commands else []
 
 
 def summary(run: Run) -> list[str]:

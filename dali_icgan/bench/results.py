@@ -4,7 +4,7 @@ The first line is of kind "machine", each other of a kind in :data:`FIELDS`; one
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,13 @@ class Run:
         folder: where it is.
         machine: its first line.
         records: the others.
+        commands: what they were measured with; several where runs were put together, each with a line for its machine.
     """
 
     folder: Path
     machine: Record
     records: list[Record]
+    commands: Sequence[str] = ()
 
     def of(self, kind: str, **wanted: Any) -> list[Record]:
         """The lines of a kind in which every field of ``wanted`` is as it says."""
@@ -140,7 +142,9 @@ def read_run(folder: Path) -> Run:
     records = [checked(parse_json(line, f"{path}, line {i}"), f"{path}, line {i}") for i, line in enumerate(lines, 1)]
     if not records or records[0]["kind"] != "machine":
         raise ValueError(f'{path} must begin with a line of kind "machine", got {shown(records[:1])}')
-    return Run(path.parent, records[0], [each for each in records if each["kind"] != "machine"])
+    machines = [each for each in records if each["kind"] == "machine"]
+    commands = [str(each["command"]) for each in machines if each.get("command")]
+    return Run(path.parent, records[0], [each for each in records if each["kind"] != "machine"], commands)
 
 
 def checked(record: Any, name: str) -> Record:
