@@ -18,7 +18,7 @@ from tests.engine.test_generator import CONTRACT, inputs, random_generator
 from tests.golden import OWN, load, own
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from eager import EagerGenerator
+from dali_icgan.bench.eager import EagerGenerator
 
 BFLOAT16 = [*ops.instruction_sets(torch.bfloat16), "generic"]
 # Relative to the image's norm; of half precision, what the eager generator may err by is allowed as well.

@@ -23,7 +23,7 @@ from dali_icgan.models.checkpoint import Checkpoint, read_extractor
 from dali_icgan.models.resnet import ResNet, ResNetConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from eager import EagerExtractor
+from dali_icgan.bench.eager import EagerExtractor
 
 # 1 - cosine, against float64; the promise is 1e-4 in float32 and 1e-3 in half precision.
 BOUNDS = {torch.float64: 1e-14, torch.float32: 1e-10, torch.float16: 1e-5, torch.bfloat16: 1e-3}
