@@ -1,5 +1,4 @@
 import copy
-import sys
 import threading
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from dali_icgan import ops
+from dali_icgan.bench.eager import EagerGenerator
 from dali_icgan.engine import load_generator
 from dali_icgan.engine.cpu_plan import CpuPlan, CpuWeights
 from dali_icgan.engine.cuda_plan import CudaPlan, CudaWeights
@@ -16,9 +16,6 @@ from dali_icgan.engine.forms import Forms
 from dali_icgan.models.checkpoint import read_generator
 from tests.engine.test_generator import CONTRACT, inputs, random_generator
 from tests.golden import OWN, load, own
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from dali_icgan.bench.eager import EagerGenerator
 
 BFLOAT16 = [*ops.instruction_sets(torch.bfloat16), "generic"]
 # Relative to the image's norm; of half precision, what the eager generator may err by is allowed as well.

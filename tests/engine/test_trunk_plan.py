@@ -1,11 +1,9 @@
 import copy
 import gc
 import pickle
-import sys
 import threading
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from dali_icgan import ops
+from dali_icgan.bench.eager import EagerExtractor
 from dali_icgan.engine import Extractor, load_extractor
 from dali_icgan.engine.forms import Forms
 from dali_icgan.engine.trunk_cpu_plan import CpuTrunkPlan, CpuTrunkWeights, maximum_of_three, mean_of_pixels
@@ -21,9 +20,6 @@ from dali_icgan.engine.trunk_cuda_plan import CudaTrunkPlan, CudaTrunkWeights
 from dali_icgan.engine.trunk_folding import fold_trunk
 from dali_icgan.models.checkpoint import Checkpoint, read_extractor
 from dali_icgan.models.resnet import ResNet, ResNetConfig
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from dali_icgan.bench.eager import EagerExtractor
 
 # 1 - cosine, against float64; the promise is 1e-4 in float32 and 1e-3 in half precision.
 BOUNDS = {torch.float64: 1e-14, torch.float32: 1e-10, torch.float16: 1e-5, torch.bfloat16: 1e-3}
