@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "errors": 0,
     "documents": 0,
+    "drawing": 0,
     "spans": 0,
     "_native": 3,
     "ranks": 3,

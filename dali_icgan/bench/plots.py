@@ -1,14 +1,12 @@
 """Pictures of a run, drawn from its lines alone."""
 
-import io
-from typing import Any
-
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter
 
 from dali_icgan.bench.results import OURS, Record, Run, distinct
 from dali_icgan.bench.tables import contestant, contests, median, place, rate
+from dali_icgan.drawing import axes as new_axes
+from dali_icgan.drawing import plain, png
 
 _COLOUR, _OTHER = "#e8590c", "#868e96"
 _AXES = {"batch_size": "batch size", "threads": "threads, on as many cores", "size": "pixels of a crop", "p": "p"}
@@ -19,7 +17,7 @@ def rates(run: Run, axis: str) -> list[tuple[str, bytes]]:
     """Each contest of an axis: a bar a contestant, a dot a window; (title, PNG)."""
     drawn = []
     for lines in contests(run, axis):
-        drawing, axes = _axes(8, 1.2 + 0.4 * len(lines))
+        drawing, axes = new_axes(8, 1.2 + 0.4 * len(lines))
         most = max(max(each["images_per_s"]) for each in lines)
         for row, each in enumerate(lines):
             axes.barh(row, median(each), color=_colour(each), height=0.62)
@@ -32,7 +30,7 @@ def rates(run: Run, axis: str) -> list[tuple[str, bytes]]:
         axes.set_xlabel("images/s; a dot is a window")
         drawing.suptitle(place(lines[0]), fontsize=10, x=0.01, ha="left")
         axes.grid(axis="y", visible=False)
-        drawn.append((place(lines[0]), _png(drawing)))
+        drawn.append((place(lines[0]), png(drawing)))
     return drawn
 
 
@@ -61,8 +59,8 @@ def scaling(run: Run) -> bytes | None:
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("images/s")
             axes.legend(frameon=False, fontsize=8)
-        _plain(axes)
-    return _png(drawing)
+        plain(axes)
+    return png(drawing)
 
 
 def startup(run: Run) -> bytes | None:
@@ -81,9 +79,9 @@ def startup(run: Run) -> bytes | None:
         axes.set_ylim(bottom=0)
         axes.set_xlabel("entries of the dataset")
         axes.set_title(said, fontsize=10, loc="left")
-        _plain(axes)
+        plain(axes)
     axes.legend(frameon=False, fontsize=8)
-    return _png(drawing)
+    return png(drawing)
 
 
 def training(run: Run) -> bytes | None:
@@ -91,7 +89,7 @@ def training(run: Run) -> bytes | None:
     lines = run.of("training")
     if not lines:
         return None
-    drawing, axes = _axes(8, 1.2 + 0.4 * len(lines))
+    drawing, axes = new_axes(8, 1.2 + 0.4 * len(lines))
     for row, each in enumerate(lines):
         axes.barh(row, each["kept"], color=_colour(each), height=0.62)
         if each.get("predicted_kept") is not None:
@@ -107,27 +105,8 @@ def training(run: Run) -> bytes | None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
     axes.set_xlabel("speed kept beside one batch; black: what the arithmetic leaves")
     axes.grid(axis="y", visible=False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def _colour(record: Record) -> str:
     return _COLOUR if record["peer"] == OURS else _OTHER
-
-
-def _axes(width: float, height: float) -> tuple[Drawing, Axes]:
-    drawing = Drawing(figsize=(width, height), dpi=120, layout="constrained")
-    axes = drawing.add_subplot()
-    _plain(axes)
-    return drawing, axes
-
-
-def _plain(axes: Any) -> None:
-    axes.grid(True, alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(drawing: Drawing) -> bytes:
-    memory = io.BytesIO()
-    drawing.savefig(memory, format="png")
-    return memory.getvalue()

@@ -8,6 +8,7 @@ import torch
 
 PARTS = ("peers", "generators", "scaling", "stages", "training", "startup")
 _LARGE = "256 px, channels 64"
+_IMAGENET = 1_281_167  # images
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def settings(
         out, data, device, peers, parts, probabilities,
         images=8192 if gpu else 640, batch_size=256 if gpu else 64, size=224, cores=every_core,
         case=_LARGE if gpu else "embedded", large=None if gpu else _LARGE, compiled=True, seconds=1.0, rounds=5,
-        batch_sizes=(8, 16, 32, 64, 128), sizes=(64, 128, 224, 320), entries=(10**3, 10**4, 10**5, 10**6, 10**7),
+        batch_sizes=(8, 16, 32, 64, 128), sizes=(64, 128, 224, 320), entries=(10**3, 10**4, 10**5, _IMAGENET, 10**7),
         training_images=16384 if gpu else 2048, training_batch=256 if gpu else 32, training_size=224 if gpu else 64,
         training_seconds=3.0,
     )  # fmt: skip

@@ -1,13 +1,14 @@
 """Pictures of a run, drawn from its lines alone."""
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter
+
+from dali_icgan.drawing import axes as new_axes
+from dali_icgan.drawing import plain, png
 
 Line = Mapping[str, Any]
 _COLOUR, _OTHER, _GRAY = "#e8590c", "#1c7ed6", "#868e96"
@@ -17,7 +18,7 @@ _PERCENT = FuncFormatter(lambda value, _: f"{100 * value:g} %")
 def accuracies(lines: Sequence[Line]) -> bytes:
     """Top-1 of each set and number of ways with its interval, PNG."""
     shown = [line for line in lines if line["figure"].startswith("top1")]
-    drawing, axes = _axes(8, 1.1 + 0.42 * len(shown))
+    drawing, axes = new_axes(8, 1.1 + 0.42 * len(shown))
     for row, line in enumerate(shown):
         axes.barh(row, line["value"], color=_COLOUR, height=0.6)
         axes.plot([line["low"], line["high"]], [row, row], color="black", linewidth=1.2)
@@ -30,7 +31,7 @@ def accuracies(lines: Sequence[Line]) -> bytes:
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.set_xlabel("top-1 accuracy, with 95 % intervals")
     axes.grid(axis="y", visible=False)
-    return _png(drawing)
+    return png(drawing)
 
 
 def corruptions(line: Line) -> bytes:
@@ -53,7 +54,7 @@ def corruptions(line: Line) -> bytes:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     drawing.colorbar(shown, ax=axes, format=_PERCENT, shrink=0.8)
-    return _png(drawing)
+    return png(drawing)
 
 
 def calibration(lines: Sequence[Line]) -> bytes:
@@ -84,12 +85,12 @@ def calibration(lines: Sequence[Line]) -> bytes:
         axes.set_visible(False)
     drawing.supxlabel("confidence (a dot a bin: the larger, the more images)", fontsize=9)
     drawing.supylabel("accuracy", fontsize=9)
-    return _png(drawing)
+    return png(drawing)
 
 
 def classes(lines: Sequence[Line]) -> bytes:
     """Accuracy of each class, the best first, one curve a set, PNG."""
-    drawing, axes = _axes(8, 3.8)
+    drawing, axes = new_axes(8, 3.8)
     for line in lines:
         shares = sorted((r / n for r, n in zip(line["right"], line["images"], strict=True)), reverse=True)
         place = (np.arange(len(shares)) + 0.5) / len(shares)
@@ -99,7 +100,7 @@ def classes(lines: Sequence[Line]) -> bytes:
     axes.xaxis.set_major_formatter(_PERCENT)
     axes.yaxis.set_major_formatter(_PERCENT)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _png(drawing)
+    return png(drawing)
 
 
 def invariances(lines: Sequence[Line]) -> bytes:
@@ -125,13 +126,13 @@ def invariances(lines: Sequence[Line]) -> bytes:
         axes.minorticks_off() if name == "local" else axes.xaxis.minorticks_off()
         axes.set_xlabel("global firing rate that thresholds aim at")
         axes.set_title(title, fontsize=10, loc="left")
-        _plain(axes)
-    return _png(drawing)
+        plain(axes)
+    return png(drawing)
 
 
 def differences(lines: Sequence[Line]) -> bytes:
     """B - A of each set and figure with its interval, PNG."""
-    drawing, axes = _axes(8, 1.1 + 0.36 * len(lines))
+    drawing, axes = new_axes(8, 1.1 + 0.36 * len(lines))
     for row, line in enumerate(lines):
         apart = line["low"] > 0 or line["high"] < 0
         colour = (_COLOUR if line["difference"] > 0 else _OTHER) if apart else _GRAY
@@ -141,23 +142,4 @@ def differences(lines: Sequence[Line]) -> bytes:
     axes.set_yticks(range(len(lines)), [f"{line['set']}: {line['figure']}" for line in lines])
     axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.set_xlabel("B - A, with 95 % intervals (gray: 0 is within)")
-    return _png(drawing)
-
-
-def _axes(width: float, height: float) -> tuple[Drawing, Axes]:
-    drawing = Drawing(figsize=(width, height), dpi=120, layout="constrained")
-    axes = drawing.add_subplot()
-    _plain(axes)
-    return drawing, axes
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(True, alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _png(drawing: Drawing) -> bytes:
-    memory = io.BytesIO()
-    drawing.savefig(memory, format="png")
-    return memory.getvalue()
+    return png(drawing)

@@ -1,6 +1,5 @@
 """Pictures of a run, and its report."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from PIL import Image
 from torch import Tensor
 
+from dali_icgan.drawing import axes as new_axes
+from dali_icgan.drawing import png
 from dali_icgan.training.quality import FIGURES
 from dali_icgan.training.state import write_whole
 
@@ -209,22 +210,17 @@ def _plot_losses(losses: Sequence[Mapping[str, float]]) -> bytes:
 
 
 def _axes(what: str, title: str) -> tuple[Drawing, Axes]:
-    drawing = Drawing(figsize=(8, 4.5), dpi=120, layout="constrained")
-    axes = drawing.add_subplot()
+    drawing, axes = new_axes(8, 4.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("training step")
     axes.set_ylabel(what)
     axes.set_title(title, fontsize=11, loc="left")
-    axes.grid(True, alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     return drawing, axes
 
 
 def _png(drawing: Drawing, axes: Axes) -> bytes:
     axes.legend(frameon=False)
-    memory = io.BytesIO()
-    drawing.savefig(memory, format="png")
-    return memory.getvalue()
+    return png(drawing)
 
 
 def _pixels(images: Tensor) -> npt.NDArray[np.uint8]:

@@ -197,3 +197,11 @@ def test_pages_show_the_newest_run(tmp_path):
     assert row(readme.bench_block(newest), "DataLoader + PIL + offline JPEGs")[-1] == "331 images, 12.5 s"
     page = readme.with_block("before <!-- bench -->\nold\n<!-- /bench --> after", "bench", "new")
     assert page == "before <!-- bench -->\nnew\n<!-- /bench --> after"
+
+
+def test_runs_put_together_say_all_their_commands(tmp_path):
+    other = {**MACHINE, "command": "dali-icgan bench --only startup --out other"}
+    lines = [{**MACHINE, "command": "dali-icgan bench --out one"}, *RUN[1:], other]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = write_report(tmp_path).with_suffix(".md").read_text()
+    assert "```sh\ndali-icgan bench --out one\ndali-icgan bench --only startup --out other\n```" in said

@@ -30,19 +30,6 @@ def folder(tmp_path, monkeypatch):
     return root
 
 
-@pytest.fixture
-def listed(monkeypatch):
-    """Which folders were listed."""
-    paths, ours = [], folder_index._list
-
-    def noted(path, *rest):
-        paths.append(path)
-        return ours(path, *rest)
-
-    monkeypatch.setattr(folder_index, "_list", noted)
-    return paths
-
-
 def assert_as_image_folder(folder):
     samples, theirs = as_samples(str(folder)), ImageFolder(str(folder))
     assert list(zip(samples.sources, samples.labels.tolist(), strict=True)) == theirs.samples

@@ -40,19 +40,6 @@ def folder(tmp_path, monkeypatch):
     return root
 
 
-@pytest.fixture
-def listed(monkeypatch):
-    """Which folders were listed."""
-    paths, ours = [], folder_index._list
-
-    def noted(path, *rest):
-        paths.append(path)
-        return ours(path, *rest)
-
-    monkeypatch.setattr(folder_index, "_list", noted)
-    return paths
-
-
 def settle():
     time.sleep(1.5 * SETTLED_NS / 1e9)
 
