@@ -1,4 +1,3 @@
-import gc
 import os
 
 import pytest
@@ -71,12 +70,3 @@ def _leave_torch_as_it_was():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def closed_loaders():
-    """What a page's code left open ends with its module: other tests count threads."""
-    yield
-    for each in gc.get_objects():
-        if type(each).__name__ == "DataLoader" and type(each).__module__ == "dali_icgan.loader":
-            each.close()

@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from time import perf_counter
 from typing import Any
 
@@ -52,22 +53,22 @@ def stage_rates(
     if augment is not None and (augment.p != 1 or augment.bank is None):
         raise ValueError(f"augment must have p = 1 and a bank to be measured, got p = {augment.p}, bank={augment.bank}")
     device = torch.device(device)
-    serial = _Serial(samples, transform, None, batch_size, threads, device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found: list[tuple[str, str | None, dict[str, Any]]] = [
-            (name, None, each) for name, each in _measured(serial, seconds, rounds).items()
-        ]
+        with closing(_Serial(samples, transform, None, batch_size, threads, device)) as serial:
+            found: list[tuple[str, str | None, dict[str, Any]]] = [
+                (name, None, each) for name, each in _measured(serial, seconds, rounds).items()
+            ]
+            sizes, (images, labels) = serial.mean_bytes(), serial.batch()
         if augment is not None:
-            made = _measured(_Serial(samples, transform, augment, batch_size, threads, device), seconds, rounds)
+            with closing(_Serial(samples, transform, augment, batch_size, threads, device)) as serial:
+                made = _measured(serial, seconds, rounds)
             found += [(name, case, made[name]) for name in ("generate", "assemble")]
         if step is not None:
-            images, labels = serial.batch()
-            found += [(STEP, None, _measured(lambda: _one_step(step, images, labels), seconds, rounds)[STEP])]
+            found.append((STEP, None, _measured(lambda: _one_step(step, images, labels), seconds, rounds)[STEP]))
     finally:
         torch.set_num_threads(before)
-    sizes = serial.mean_bytes()
     base = {"size": transform.output_size, "batch_size": batch_size, "threads": threads, "device": str(device)}
     return [
         {
@@ -125,6 +126,10 @@ class _Serial:
         delivery = self._engine.replay(0, index, np.zeros_like(index), 0)
         wait_for(self._device)
         return delivery.images[0], delivery.labels
+
+    def close(self) -> None:
+        """End its threads."""
+        self._engine.close()
 
     def mean_bytes(self) -> float:
         """Of files all over the dataset."""

@@ -257,7 +257,7 @@ def test_each_stage_by_itself(folder, generator, bank):
     augment = di.DAICGAN(generator=generator, bank=bank, p=1.0)
     calls = []
     records = stage_rates(
-        as_samples(folder), TRANSFORM, augment=augment, case="small", batch_size=8, threads=1, step=lambda images, labels: calls.append(images), seconds=0.02, rounds=3,
+        as_samples(folder), TRANSFORM, augment=augment, case="small", batch_size=8, threads=2, step=lambda images, labels: calls.append(images), seconds=0.02, rounds=3,
     )  # fmt: skip
     assert [(each["stage"], each["case"]) for each in records] == [
         ("read", None), ("decode", None), ("assemble", None), ("generate", "small"), ("assemble", "small"), ("step", None),
@@ -267,7 +267,7 @@ def test_each_stage_by_itself(folder, generator, bank):
             "stage",
             32,
             8,
-            1,
+            2,
             "cpu",
         )
         assert sorted(each["windows"])[1] == each["seconds_per_image"] > 0
@@ -277,6 +277,7 @@ def test_each_stage_by_itself(folder, generator, bank):
     assert all(each["bytes_per_image"] is None for each in records[1:])
     assert calls[0].shape == (8, 3, 32, 32)
     assert torch.get_num_threads() == before
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("dali_icgan")]
 
 
 def test_what_cannot_be_measured_is_said(folder, generator, bank, extractor):
