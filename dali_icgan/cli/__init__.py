@@ -272,7 +272,7 @@ def train_command(
         str | None, typer.Option(metavar="FILE|embedded", help="Take features with this one instead of training one.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of the generator.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few minutes, to see that everything works.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Short, to see that everything works.")] = False,
     exif: Annotated[bool, typer.Option("--exif", help="Rotate images as EXIF says.")] = False,
     device: Device = None,
 ) -> None:
